@@ -1,0 +1,143 @@
+"""Schedules: the rules that give each layer of a depth-L descendant its K coefficients.
+
+A schedule is data, stored in the learngene's file. It knows nothing of tensors; `expansion.combine` applies a row.
+
+Shape legend: L depth, K components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from tleg_core.errors import ConfigError
+
+Coefficients: TypeAlias = tuple[tuple[float, ...], ...]
+"""C(L): L rows of K numbers, each exactly a float32."""
+
+MAX_COMPONENTS = 64
+"""Upper limit of K: a learngene as large as a 64-layer network is not one."""
+
+
+class Schedule(Protocol):
+    """A rule for C(L)."""
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def min_depth(self) -> int:
+        """The smallest depth at which every component is of use."""
+        ...
+
+    def coefficients(self, depth: int) -> Coefficients:
+        """Return C(L) for L = `depth`: L rows of K numbers."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schedule as `schedule_from_json` reads it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polynomial:
+    """Row i is (1, t, t^2, ..., t^(K-1)) with t = i / L.
+
+    K = 2 is TLEG's linear rule (arXiv 2312.05614): theta_i = theta_B + (i / L) * theta_A. Layer 0 is exactly theta_B, and the
+    last layer stands at (L - 1) / L, never at 1: whether the paper prints l / L or (l - 1) / L is not known to us, the authors'
+    code is this.
+    """
+
+    num_components: int = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_components <= MAX_COMPONENTS:
+            raise ConfigError("schedule.num_components", f"must be from 1 to {MAX_COMPONENTS}")
+
+    @property
+    def min_depth(self) -> int:
+        """Any depth works."""
+        return 1
+
+    def coefficients(self, depth: int) -> Coefficients:
+        """Return the powers of i / L, each taken in float64 and rounded once to float32."""
+        return tuple(
+            tuple(float(np.float32(_power(layer / depth, k))) for k in range(self.num_components)) for layer in range(depth)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schedule as a JSON object."""
+        return {"kind": "polynomial", "num_components": self.num_components}
+
+
+def _power(base: float, exponent: int) -> float:
+    """Return `base ** exponent` by repeated multiplication: libm's `pow` may differ in the last bit between machines."""
+    result = 1.0
+    for _ in range(exponent):
+        result *= base
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stagewise:
+    """Layers in stages that share one component each: one-hot rows (SWS, arXiv 2404.16897).
+
+    At the depth of the auxiliary model the stages have the lengths in `stages`; at any other depth they are as equal as can
+    be, longer ones first, which gives the authors' 3-3-2-2-2 at depth 12.
+    """
+
+    stages: tuple[int, ...] = (3, 3, 4, 3, 3)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.stages) <= MAX_COMPONENTS or any(length < 1 for length in self.stages):
+            raise ConfigError("schedule.stages", f"must be 1 to {MAX_COMPONENTS} lengths of at least 1")
+
+    @property
+    def num_components(self) -> int:
+        """K: one component a stage."""
+        return len(self.stages)
+
+    @property
+    def min_depth(self) -> int:
+        """A layer for each stage."""
+        return len(self.stages)
+
+    def coefficients(self, depth: int) -> Coefficients:
+        """Return one-hot rows; raises `ConfigError` where a stage would have no layer."""
+        if depth < self.min_depth:
+            raise ConfigError("depth", f"must be at least {self.min_depth}, one layer for each stage, not {depth}")
+        lengths = self.stages
+        if depth != sum(self.stages):
+            quotient, remainder = divmod(depth, len(self.stages))
+            lengths = tuple(quotient + (stage < remainder) for stage in range(len(self.stages)))
+        return tuple(
+            tuple(float(stage == k) for k in range(len(lengths))) for stage, length in enumerate(lengths) for _ in range(length)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schedule as a JSON object."""
+        return {"kind": "stagewise", "stages": list(self.stages)}
+
+
+def schedule_from_json(value: object) -> Schedule:
+    """Read a schedule from its JSON object.
+
+    Raises:
+        ConfigError: The kind is not known, or a field is missing, extra or outside its limits.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError("schedule", "must be an object")
+    match dict(value):
+        case {"kind": "polynomial", "num_components": int(count), **rest} if not rest and not isinstance(count, bool):
+            return Polynomial(num_components=count)
+        case {"kind": "stagewise", "stages": list(stages), **rest} if not rest:
+            if any(not isinstance(length, int) or isinstance(length, bool) for length in stages):
+                raise ConfigError("schedule.stages", "must be a list of whole numbers")
+            return Stagewise(stages=tuple(stages))
+        case _:
+            raise ConfigError("schedule", "is of no known kind (polynomial with num_components, stagewise with stages)")

@@ -121,7 +121,8 @@ class Description:
         if not self.method.allows(self.schedule):
             raise ConfigError("schedule", f"{self.schedule} is not one of method {self.method}")
         low = self.schedule.min_depth
-        if not (_is_whole(self.min_depth) and _is_whole(self.max_depth) and low <= self.min_depth <= self.max_depth <= MAX_DEPTH):
+        whole = _is_whole(self.min_depth) and _is_whole(self.max_depth)
+        if not (whole and low <= self.min_depth <= self.max_depth <= MAX_DEPTH):
             raise ConfigError(
                 "depths", f"{self.min_depth!r}..{self.max_depth!r} must lie within {low}..{MAX_DEPTH}, the smaller first"
             )

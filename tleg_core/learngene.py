@@ -83,7 +83,7 @@ class Learngene:
         _check_tensors(description.name, shapes, found)
         arrays = {name: np.ascontiguousarray(tensors[name], dtype="<f4") for name in shapes}
         _check_finite(description.name, arrays)
-        data = b"".join(memoryview(array).cast("B") for array in arrays.values())
+        data = b"".join(array.tobytes() for array in arrays.values())
         digest = _digest(description, memoryview(data))
         text = canonical_json(description.to_json(digest)).decode()
         header = encode_header(shapes.items(), DType.FLOAT32, {"format": "pt", _METADATA_KEY: text})

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tleg_core.errors import LearngeneFileError
 from tleg_core.vit import Shape
@@ -43,6 +44,24 @@ class DType(StrEnum):
     def code(self) -> str:
         """The name in a safetensors header."""
         return {DType.FLOAT32: "F32", DType.FLOAT16: "F16", DType.BFLOAT16: "BF16"}[self]
+
+    def pack(self, values: NDArray[np.float32]) -> memoryview:
+        """Return the little-endian bytes of `values`, each rounded once to this type, to nearest, ties to even.
+
+        A value beyond float16's range becomes an infinity, as in IEEE 754.
+        """
+        array: NDArray[Any]
+        match self:
+            case DType.FLOAT32:
+                array = values.astype("<f4", copy=False)
+            case DType.FLOAT16:
+                with np.errstate(over="ignore"):
+                    array = values.astype("<f2")
+            case DType.BFLOAT16:
+                bits = values.view(np.uint32)
+                ties_to_even = 0x7FFF + ((bits >> 16) & 1)
+                array = ((bits + ties_to_even) >> 16).astype("<u2")
+        return array.view(np.uint8).data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +150,7 @@ def _entry(source: str, name: str, value: object) -> Entry:
                 size_bytes = _ITEMSIZES[code]
                 for side in shape:
                     size_bytes *= side
-                if 0 <= start and stop - start == size_bytes:
+                if start >= 0 and stop - start == size_bytes:
                     return Entry(code=code, shape=tuple(shape), start=start, stop=stop)
     raise LearngeneFileError(source, f"tensor {name[:80]} has a description that is not valid")
 

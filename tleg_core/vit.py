@@ -27,7 +27,7 @@ _LIMITS: Mapping[str, tuple[int, int]] = {
     "img_size": (1, 4096),
     "patch_size": (1, 1024),
     "in_chans": (1, 64),
-    "num_classes": (0, 100_000),
+    "num_classes": (0, 65_536),
 }
 
 

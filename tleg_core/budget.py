@@ -1,0 +1,144 @@
+"""Budgets: a user's limits, and the exact choice of the best member that meets them.
+
+A family has tens of members and every cost is arithmetic, so the solver looks at all of them: it is exact, it always ends, and
+where nothing fits it can say which limit binds and what would fit nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from tleg_core.cost import Cost
+from tleg_core.errors import BudgetInfeasibleError, ConfigError
+from tleg_core.recipe import Member
+
+MAX_LIMIT = 2**63 - 1
+
+
+class Objective(StrEnum):
+    """What is best among the members that fit."""
+
+    ACCURACY = "accuracy"
+    LARGEST = "largest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Measured top-1 accuracy, a fraction, on so many images."""
+
+    top1: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One member of one learngene with its costs, and its measured accuracy by data set."""
+
+    learngene: str
+    member: Member
+    cost: Cost
+    accuracy: Mapping[str, Accuracy]
+
+    def constraint_value(self, constraint: str) -> int:
+        """Return what this member has where `constraint` sets a limit."""
+        if constraint == "depth":
+            return self.member.depth
+        value: int = getattr(self.cost, constraint.removeprefix("max_"))
+        return value
+
+    def size_order(self) -> tuple[int, int, str, int]:
+        """Return the place in a total order by size: parameters, MACs, and names, so that ties end alike everywhere."""
+        return self.cost.params, self.cost.macs, self.learngene, self.member.depth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits that must all hold; None is no limit. `depth` is exact, the others are upper limits.
+
+    Args:
+        depth: Blocks.
+        max_params: Parameters.
+        max_macs: Multiply-accumulates for one image.
+        max_flops: Floating-point operations for one image, 2 x MACs.
+        max_weights_bytes: Bytes of the weights in the requested dtype.
+        max_memory_bytes: Peak bytes at inference, weights included.
+    """
+
+    depth: int | None = None
+    max_params: int | None = None
+    max_macs: int | None = None
+    max_flops: int | None = None
+    max_weights_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits().items():
+            if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+                raise ConfigError(f"budget.{name}", f"must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
+
+    def limits(self) -> dict[str, int]:
+        """Return the limits that are set, by name."""
+        return {item.name: limit for item in fields(self) if (limit := getattr(self, item.name)) is not None}
+
+    def excess(self, candidate: Candidate) -> dict[str, float]:
+        """Return by how much, as a fraction of the limit, the candidate breaks each limit that it breaks."""
+        broken = {}
+        for name, limit in self.limits().items():
+            value = candidate.constraint_value(name)
+            over = abs(value - limit) if name == "depth" else value - limit
+            if over > 0:
+                broken[name] = over / limit
+        return broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The member chosen, by which objective, and the data set whose accuracy decided (None for `largest`)."""
+
+    candidate: Candidate
+    objective: Objective
+    data_set: str | None
+
+
+def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective = Objective.ACCURACY) -> Choice:
+    """Return the best candidate that meets the budget.
+
+    `accuracy` takes the highest measured top-1 (of equal ones the cheapest). Accuracies on different data sets do not
+    compare, so one data set decides: the one on which most of the fitting candidates were measured. Where none was measured,
+    the largest is taken and the answer says so in `objective`. `largest` takes the most parameters, then the most MACs.
+
+    Raises:
+        BudgetInfeasibleError: Nothing fits; it names the binding limit and the nearest candidate.
+        ConfigError: There are no candidates at all.
+    """
+    if not candidates:
+        raise ConfigError("learngene", "there is none to choose from")
+    fitting = [candidate for candidate in candidates if not budget.excess(candidate)]
+    if not fitting:
+        raise _infeasible(budget, candidates)
+    data_set = _deciding_data_set(fitting) if objective is Objective.ACCURACY else None
+    if data_set is None:
+        return Choice(candidate=max(fitting, key=Candidate.size_order), objective=Objective.LARGEST, data_set=None)
+    measured = [candidate for candidate in fitting if data_set in candidate.accuracy]
+    top1 = max(candidate.accuracy[data_set].top1 for candidate in measured)
+    best = min((candidate for candidate in measured if candidate.accuracy[data_set].top1 == top1), key=Candidate.size_order)
+    return Choice(candidate=best, objective=Objective.ACCURACY, data_set=data_set)
+
+
+def _deciding_data_set(candidates: Iterable[Candidate]) -> str | None:
+    """Return the data set on which most candidates were measured, the first by name of equals; None if there is none."""
+    counts: dict[str, int] = {}
+    for candidate in candidates:
+        for data_set in candidate.accuracy:
+            counts[data_set] = counts.get(data_set, 0) + 1
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else None
+
+
+def _infeasible(budget: Budget, candidates: Sequence[Candidate]) -> BudgetInfeasibleError:
+    """Name the nearest candidate, the one whose worst broken limit is broken least, and that limit."""
+    nearest = min(candidates, key=lambda candidate: (max(budget.excess(candidate).values()), candidate.size_order()))
+    excess = budget.excess(nearest)
+    binding = max(excess, key=lambda name: excess[name])
+    return BudgetInfeasibleError(binding_constraint=binding, limit=budget.limits()[binding], nearest=nearest)

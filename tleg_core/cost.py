@@ -70,14 +70,15 @@ def _macs(config: VitConfig, depth: int) -> int:
 def _peak_activations(config: VitConfig, depth: int) -> int:
     """Return the most elements alive at once for one image, the input included.
 
-    Three moments compete. Embedding: the patches and their sum with the positions. Attention: the embedding, the block's input,
-    its norm, queries, keys and values, the mixed values, the projection. MLP: the embedding, the block's input, the residual
-    stream, its norm, and the hidden layer before and after GELU. In the first block its input is the embedding itself.
+    Three moments compete. Attention: the embedding, the block's input, its norm, queries, keys and values, the mixed values,
+    the projection. MLP: the embedding, the block's input, the residual stream, its norm, and the hidden layer before and after
+    GELU. Head: the normed tokens, their mean, the logits. In the first block its input is the embedding itself; embedding the
+    image holds three times the tokens at most, and never is the peak.
     """
     t, d, m = config.num_tokens, config.embed_dim, config.mlp_width
     image = config.in_chans * config.img_size**2
     behind_first = depth > 1
-    embedding = (2 + config.class_token) * t * d
     attention = (7 + behind_first) * t * d
     mlp = (3 + behind_first) * t * d + 2 * t * m
-    return image + max(embedding, attention, mlp)
+    head = t * d + (config.global_pool == "avg") * d + config.num_classes
+    return image + max(attention, mlp, head)

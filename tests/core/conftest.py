@@ -1,0 +1,84 @@
+"""Fixtures of the core's tests: tiny learngenes whose values are the same on every machine."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tleg_core.description import Description, Method, Provenance
+from tleg_core.family import Family
+from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.schedule import Polynomial, Schedule, Stagewise
+from tleg_core.vit import VIT_SIZES, VitConfig, timm_architecture, timm_model_args
+
+LearngeneFactory = Callable[..., Learngene]
+
+PROVENANCE = Provenance(data_set="none", ancestry="none", command="pytest", version="0", licence="Apache-2.0")
+
+METHOD_SCHEDULES: dict[Method, Schedule] = {
+    Method.TLEG: Polynomial(num_components=2),
+    Method.POLYNOMIAL: Polynomial(num_components=3),
+    Method.STAGEWISE: Stagewise(),
+}
+
+
+def exact_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return float32 numbers within 1/32 of zero, made from Philox's raw bits by exact arithmetic alone."""
+    raw = np.random.Philox(key=zlib.crc32(name.encode())).random_raw(int(np.prod(shape)))
+    integers = (raw >> np.uint64(40)).astype(np.int64) - 2**23  # 24 bits each: exact in float32
+    return (integers * 2.0**-28).astype(np.float32).reshape(shape)
+
+
+def build_learngene(config: VitConfig | None = None, method: Method = Method.TLEG, **changes: Any) -> Learngene:
+    """Return a learngene of `method`, of the smallest size unless `config` is given; `changes` go to its description."""
+    config = config or VIT_SIZES["test"]
+    schedule: Schedule = changes.pop("schedule", METHOD_SCHEDULES[method])
+    shapes = learngene_shapes(config, schedule.num_components)
+    fields: dict[str, Any] = {
+        "name": f"test-{method}",
+        "min_depth": schedule.min_depth,
+        "trained_depth": None,
+        "provenance": PROVENANCE,
+    }
+    description = Description(**(fields | {"method": method, "schedule": schedule, "config": config} | changes))
+    return Learngene.create(description, {name: exact_values(name, shape) for name, shape in shapes.items()})
+
+
+def build_timm(config: VitConfig, depth: int, *, device: str = "meta") -> nn.Module:
+    """Return timm's model of `config`, in eval mode, by the arguments that users are given."""
+    with torch.device(device):
+        model: nn.Module = timm.create_model(
+            timm_architecture(config), num_classes=config.num_classes, **timm_model_args(config, depth)
+        )
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_learngene() -> LearngeneFactory:
+    """A factory of tiny learngenes: `make_learngene(config, method, **description_fields)`."""
+    return build_learngene
+
+
+@pytest.fixture(scope="session")
+def make_timm() -> Callable[..., nn.Module]:
+    """A factory of timm models: `make_timm(config, depth, device="meta")`."""
+    return build_timm
+
+
+@pytest.fixture(scope="session")
+def learngene() -> Learngene:
+    """A TLEG learngene of the smallest size."""
+    return build_learngene()
+
+
+@pytest.fixture(scope="session")
+def family(learngene: Learngene) -> Family:
+    """Its family."""
+    return Family(learngene)

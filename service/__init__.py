@@ -1,0 +1,1 @@
+"""The service around the core: HTTP API, storage, command line."""

@@ -1,0 +1,74 @@
+"""The application: routes, error handlers, and the resources that it opens on start and closes at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from service.api.body_limit import BodyLimit
+from service.api.dependencies import Resources
+from service.api.problems import install_problem_handlers
+from service.api.routes import frontier, health, hub, learngenes, models, page
+from service.domain.errors import StoreUnavailableError
+from service.settings import Settings
+from service.storage.learngene_registry import load_catalogue
+from service.storage.model_store import ModelStore
+from service.storage.weights import Weights
+from tleg_core import __version__
+
+_REDIS_CONNECTIONS = 32
+_REDIS_TIMEOUT_S = 5
+
+_DESCRIPTION = """
+Initialised vision Transformers of any depth, expanded on demand from a trained learngene.
+
+`POST /models` with a budget, download the weights as safetensors, load them in plain timm; or point `HF_ENDPOINT` here and
+call `timm.create_model("hf-hub:tleg/<model-id>", pretrained=True)`.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; nothing is opened before it starts.
+
+    Raises:
+        StoreUnavailableError: The settings name no Redis.
+    """
+    redis_url = settings.redis_url
+    if redis_url is None:
+        raise StoreUnavailableError("no Redis: set TLEG_REDIS_URL, or start with `tleg serve`")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pool = BlockingConnectionPool.from_url(
+            redis_url,
+            decode_responses=True,
+            max_connections=_REDIS_CONNECTIONS,
+            timeout=_REDIS_TIMEOUT_S,
+            socket_timeout=_REDIS_TIMEOUT_S,
+        )
+        redis = Redis(connection_pool=pool)
+        catalogue = load_catalogue(settings.learngenes, shipped=settings.shipped)
+        store = ModelStore(redis)
+        app.state.resources = Resources(catalogue=catalogue, store=store, weights=Weights(catalogue, store))
+        try:
+            yield
+        finally:
+            app.state.resources.draining = True
+            await redis.aclose()
+            await pool.aclose()
+
+    app: FastAPI = FastAPIOffline(
+        title="tleg", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, license_info=_LICENCE
+    )
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    install_problem_handlers(app)
+    for resource in (learngenes, models, frontier, health, hub, page):
+        app.include_router(resource.router)
+    return app
+
+
+_LICENCE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}

@@ -1,0 +1,58 @@
+"""HTTP's conditions and ranges (RFC 9110, sections 13 and 14): what part of a file a request is owed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_MAX_DIGITS = 19  # of a position; a longer number lies outside any file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The status of the answer, and which bytes it carries."""
+
+    status: HTTPStatus
+    start: int
+    stop: int
+
+
+def requested_part(headers: Mapping[str, str], *, size: int, etag: str) -> Part:
+    """Return the part of a file of `size` bytes that a GET or HEAD with these headers is owed.
+
+    One byte range is honoured. Several ranges, other units and malformed ranges are ignored, as the RFC allows, and the whole
+    file is sent.
+
+    Args:
+        headers: The request's headers, by lower-case name.
+        size: The file's length in bytes.
+        etag: Its strong entity tag, quotes included.
+    """
+    whole = Part(status=HTTPStatus.OK, start=0, stop=size)
+    if _matches(headers.get("if-none-match"), etag):
+        return Part(status=HTTPStatus.NOT_MODIFIED, start=0, stop=0)
+    condition = headers.get("if-range")
+    if condition is not None and condition.strip() != etag:
+        return whole
+    found = _RANGE.fullmatch(headers.get("range", "").strip().replace(" ", ""))
+    if found is None or found.groups() == ("", ""):
+        return whole
+    first, last = (text[:_MAX_DIGITS] for text in found.groups())
+    if first and last and int(last) < int(first):
+        return whole  # malformed, by the RFC's words
+    start = int(first) if first else max(size - int(last), 0)
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= size or (not first and int(last) == 0):
+        return Part(status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, start=0, stop=0)
+    return Part(status=HTTPStatus.PARTIAL_CONTENT, start=start, stop=stop)
+
+
+def _matches(condition: str | None, etag: str) -> bool:
+    """Whether an If-None-Match names the tag (weak comparison) or is `*`."""
+    if condition is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+    return "*" in tags or etag in tags

@@ -1,0 +1,33 @@
+"""What routes depend on, as annotated aliases; the lifespan opens them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from service.domain.catalogue import Catalogue
+from service.storage.model_store import ModelStore
+from service.storage.weights import Weights
+
+
+@dataclass(slots=True, kw_only=True)
+class Resources:
+    """What a running server holds."""
+
+    catalogue: Catalogue
+    store: ModelStore
+    weights: Weights
+    draining: bool = False
+
+
+def _resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+ResourcesDep = Annotated[Resources, Depends(_resources)]
+
+LimitQuery = Annotated[int, Query(ge=1, le=100, description="Entries a page.")]
+AfterQuery = Annotated[str | None, Query(max_length=128, description="The id after which to go on: a page's last.")]

@@ -1,0 +1,59 @@
+"""The model card: what a descendant is, in the Markdown that the Hub shows."""
+
+from __future__ import annotations
+
+from service.domain.model import Model
+from tleg_core.canonical import canonical_json
+from tleg_core.descendant import Descendant
+
+_LICENCE_TAGS = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC0-1.0": "cc0-1.0"}
+
+
+def model_card(repo_id: str, model: Model, descendant: Descendant) -> str:
+    """Return the card of a model whose repository is `repo_id`."""
+    description = descendant.family.learngene.description
+    provenance = description.provenance
+    licence = _LICENCE_TAGS.get(provenance.licence, "other")
+    measured = "\n".join(
+        f"| {data_set} | {entry.top1:.2%} | {entry.images:,} |" for data_set, entry in sorted(model.accuracy.items())
+    )
+    accuracy = f"""
+Measured without any fine-tuning, with the learngene's own head and image size:
+
+| data set | top-1 | images |
+|---|---|---|
+{measured}
+"""
+    return f"""---
+library_name: timm
+pipeline_tag: image-classification
+license: {licence}
+tags: [image-classification, timm, learngene]
+---
+
+# {repo_id}
+
+An initialised vision Transformer with {model.recipe.member.depth} blocks: {model.cost.params:,} parameters,
+{model.cost.macs:,} MACs for one {model.recipe.img_size} x {model.recipe.img_size} image.
+Its blocks were expanded by `{model.method}` from the learngene `{model.learngene}`; it is a starting point for fine-tuning.
+
+```python
+import timm
+model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
+```
+{accuracy if measured else ""}
+## Where it comes from
+
+| | |
+|---|---|
+| data set | {_cell(provenance.data_set)} |
+| ancestry model | {_cell(provenance.ancestry)} |
+| licence | {_cell(provenance.licence)} |
+| learngene digest | `{model.recipe.learngene}` |
+| recipe | `{canonical_json(model.recipe.to_json()).decode()}` |
+"""
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break out of a table's cell."""
+    return " ".join(text.split()).replace("|", "\\|") or "-"

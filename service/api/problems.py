@@ -1,0 +1,135 @@
+"""Errors on the wire: problem+json (RFC 9457), and the one table that gives each error its status and code.
+
+Inner code raises domain errors and never names a status. The framework's own errors (404, 405, 422) take the same form.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.api.schemas.problems import FieldError, Problem
+from service.domain.errors import (
+    CursorUnknownError,
+    LearngeneNotFoundError,
+    LearngeneNotLoadedError,
+    ModelNotFoundError,
+    StoreUnavailableError,
+)
+from tleg_core.budget import Candidate
+from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_S = 1
+
+ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, code and title of each error
+    ConfigError: (422, "invalid_value", "A value is outside its limits"),
+    BudgetInfeasibleError: (422, "budget_infeasible", "No member fits the budget"),
+    CursorUnknownError: (422, "cursor_unknown", "The cursor names nothing in the list"),
+    ModelNotFoundError: (404, "model_not_found", "No such model"),
+    LearngeneNotFoundError: (404, "learngene_not_found", "No such learngene"),
+    LearngeneNotLoadedError: (503, "learngene_not_loaded", "The model's learngene is not loaded on this server"),
+    StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
+}
+
+_PLAIN_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 400: "bad_request"}
+
+
+def problem_of(error: TlegError) -> Problem:
+    """Return the problem that a domain error becomes."""
+    status, code, title = next(
+        (ERROR_TABLE[kind] for kind in type(error).__mro__ if kind in ERROR_TABLE), (500, "internal_error", "Something failed")
+    )
+    problem = Problem(type=_type(code), title=title, status=status, detail=str(error), code=code)
+    match error:
+        case ConfigError():
+            return problem.model_copy(update={"errors": [FieldError(field=error.field, message=error.reason)]})
+        case BudgetInfeasibleError():
+            return problem.model_copy(
+                update={
+                    "binding_constraint": error.binding_constraint,
+                    "limit": error.limit,
+                    "required": error.required,
+                    "nearest_feasible": _facts(error.nearest),
+                }
+            )
+    return problem
+
+
+def plain_problem(status: int, *, code: str | None = None, detail: str | None = None) -> Problem:
+    """Return the problem of a bare HTTP status."""
+    code = code or _PLAIN_CODES.get(status, "http_error")
+    phrase = HTTPStatus(status).phrase
+    return Problem(type=_type(code), title=phrase, status=status, detail=detail or phrase, code=code)
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the response of a problem; a 503 says when to try again."""
+    extra = dict(headers or {})
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        extra.setdefault("Retry-After", str(RETRY_AFTER_S))
+    content = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(content, status_code=problem.status, media_type=PROBLEM_JSON, headers=extra)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make every error of `app` a problem."""
+
+    @app.exception_handler(TlegError)
+    async def on_domain_error(request: Request, error: TlegError) -> JSONResponse:
+        problem = problem_of(error)
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.error(problem.detail, extra={"action": "request_failed", "path": request.url.path, "code": problem.code})
+        return problem_response(problem)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        detail = str(error.detail)
+        if detail == HTTPStatus(error.status_code).phrase and error.status_code in (404, 405):
+            detail = f"there is no {request.method} {request.url.path[:200]}; /docs lists what there is"
+        return problem_response(plain_problem(error.status_code, detail=detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [_field_error(item) for item in error.errors()]
+        detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:5])
+        problem = plain_problem(422, code="invalid_request", detail=detail)
+        return problem_response(problem.model_copy(update={"title": "The request is not valid", "errors": errors[:50]}))
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error", exc_info=error, extra={"action": "request_failed", "path": request.url.path})
+        return problem_response(plain_problem(500, code="internal_error", detail="something failed; the log has the details"))
+
+
+def _type(code: str) -> str:
+    return f"urn:tleg:problem:{code}"
+
+
+def _field_error(item: Mapping[str, Any]) -> FieldError:
+    """Name the field as the user wrote it: the place in the body or the query, without the framework's prefix."""
+    location = [str(part)[:80] for part in item["loc"]]
+    inner = location[1:] if location[0] in ("body", "query", "path", "header") else location
+    return FieldError(field=".".join(inner) or location[0], message=str(item["msg"])[:500])
+
+
+def _facts(candidate: Candidate) -> dict[str, Any]:
+    cost = candidate.cost
+    return {
+        "learngene": candidate.learngene,
+        "member": candidate.member.to_json(),
+        "params": cost.params,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "weights_bytes": cost.weights_bytes,
+        "memory_bytes": cost.memory_bytes,
+    }

@@ -1,0 +1,1 @@
+"""The JSON bodies, one file a resource."""

@@ -1,0 +1,97 @@
+"""Learngenes on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field
+
+from service.api.schemas.members import Costs, MeasuredAccuracy
+from tleg_core.family import Family, Variation
+
+
+class NetworkConfig(BaseModel):
+    """The network without its depth, in timm's argument names."""
+
+    embed_dim: int = Field(description="Width of a token.")
+    num_heads: int = Field(description="Attention heads.")
+    img_size: int = Field(description="Side of the square input image, in pixels.")
+    patch_size: int = Field(description="Side of a patch, in pixels.")
+    in_chans: int = Field(description="Channels of the image.")
+    num_classes: int = Field(description="Outputs of the head.")
+    mlp_ratio: float = Field(description="Width of the MLP over embed_dim.")
+    class_token: bool = Field(description="Whether a class token is prepended.")
+    global_pool: Literal["avg", "token"] = Field(description="How tokens become one vector, after the final norm.")
+
+
+class ProvenanceBody(BaseModel):
+    """Where a learngene comes from."""
+
+    data_set: str = Field(description="What it was trained on.")
+    ancestry: str = Field(description="The ancestry model that it was distilled from.")
+    command: str = Field(description="The command that made it.")
+    version: str = Field(description="The version of tleg that made it.")
+    licence: str = Field(description="The licence of the learngene.")
+    notes: str = Field(description="What else is worth knowing.")
+
+
+class FamilyMember(Costs):
+    """One member: its depth, costs and measured accuracy."""
+
+    depth: int = Field(description="Number of blocks.")
+    accuracy: dict[str, MeasuredAccuracy] = Field(description="Measured accuracy by data set.")
+
+
+class LearngeneResource(BaseModel):
+    """A learngene, with every member of its family."""
+
+    object: Literal["learngene"] = "learngene"
+    id: str = Field(description="The learngene's name, unique on this server.", examples=["tleg-ti-fashion-mnist"])
+    method: str = Field(description="The method that made it: tleg, polynomial or stagewise.", examples=["tleg"])
+    digest: str = Field(description="sha256 of what decides its descendants' weights, 64 hex digits.")
+    config: NetworkConfig = Field(description="The network without its depth.")
+    trained_depth: int | None = Field(description="Depth of the auxiliary model; null where nothing was trained.")
+    stored_params: int = Field(description="Parameters stored for the whole family.")
+    size_bytes: int = Field(description="Bytes of the learngene's file.")
+    class_names: list[str] = Field(description="Labels of the head, in order; may be empty.")
+    provenance: ProvenanceBody = Field(description="Data, ancestry model, command, version, licence.")
+    members: list[FamilyMember] = Field(description="All members, smallest first, costs in float32 for one image.")
+    links: dict[str, str] = Field(description="Paths on this server: self, weights.")
+
+    @classmethod
+    def of(cls, family: Family) -> Self:
+        """Describe a family."""
+        description = family.learngene.description
+        return cls(
+            id=family.name,
+            method=description.method.value,
+            digest=family.digest,
+            config=NetworkConfig(**description.config.to_json()),
+            trained_depth=description.trained_depth,
+            stored_params=family.learngene.num_params,
+            size_bytes=len(family.learngene.content),
+            class_names=list(description.class_names),
+            provenance=ProvenanceBody(**asdict(description.provenance)),
+            members=[
+                FamilyMember(
+                    depth=candidate.member.depth,
+                    params=candidate.cost.params,
+                    macs=candidate.cost.macs,
+                    flops=candidate.cost.flops,
+                    weights_bytes=candidate.cost.weights_bytes,
+                    memory_bytes=candidate.cost.memory_bytes,
+                    accuracy=MeasuredAccuracy.table(dict(candidate.accuracy)),
+                )
+                for candidate in family.candidates(Variation())
+            ],
+            links={"self": f"/learngenes/{family.name}", "weights": f"/learngenes/{family.name}/weights"},
+        )
+
+
+class LearngeneList(BaseModel):
+    """A page of learngenes."""
+
+    object: Literal["list"] = "list"
+    data: list[LearngeneResource] = Field(description="The learngenes, by name.")
+    has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")

@@ -1,0 +1,65 @@
+"""Members of a family and what they cost."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from tleg_core.budget import Accuracy, Candidate
+
+
+class MemberReference(BaseModel):
+    """Which member of a family."""
+
+    depth: int = Field(description="Number of blocks.", examples=[6])
+
+
+class MeasuredAccuracy(BaseModel):
+    """A measured accuracy."""
+
+    top1: float = Field(description="Top-1 accuracy, a fraction from 0 to 1, without any fine-tuning.", examples=[0.87])
+    images: int = Field(description="Test images that it was measured on.", examples=[10000])
+
+    @classmethod
+    def table(cls, accuracy: dict[str, Accuracy]) -> dict[str, Self]:
+        """Return accuracies by data set."""
+        return {name: cls(top1=entry.top1, images=entry.images) for name, entry in accuracy.items()}
+
+
+class Costs(BaseModel):
+    """What a network costs."""
+
+    params: int = Field(description="Parameters.", examples=[2706634])
+    macs: int = Field(description="Multiply-accumulates for one image.", examples=[44034432])
+    flops: int = Field(description="Floating-point operations for one image: 2 x MACs.", examples=[88068864])
+    weights_bytes: int = Field(description="Bytes of the weights in the chosen dtype.", examples=[10826536])
+    memory_bytes: int = Field(description="Peak bytes of an eager forward pass, weights included.", examples=[10958440])
+
+
+class MemberCosts(Costs):
+    """A member and what it costs."""
+
+    learngene: str = Field(description="The learngene's id.", examples=["tleg-ti-fashion-mnist"])
+    member: MemberReference = Field(description="Which member of the learngene's family.")
+
+
+class MeasuredMember(MemberCosts):
+    """A member, what it costs, and its measured accuracy."""
+
+    accuracy: dict[str, MeasuredAccuracy] = Field(description="Measured accuracy by data set; empty where none was measured.")
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """Describe a candidate."""
+        cost = candidate.cost
+        return cls(
+            learngene=candidate.learngene,
+            member=MemberReference(depth=candidate.member.depth),
+            params=cost.params,
+            macs=cost.macs,
+            flops=cost.flops,
+            weights_bytes=cost.weights_bytes,
+            memory_bytes=cost.memory_bytes,
+            accuracy=MeasuredAccuracy.table(dict(candidate.accuracy)),
+        )

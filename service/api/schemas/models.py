@@ -1,0 +1,214 @@
+"""Models on the wire: what a user asks for, and what a user gets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference
+from service.api.schemas.problems import Problem
+from service.domain.catalogue import ModelRequest
+from service.domain.model import Model, Selection
+from service.storage.model_store import StoredModel
+from tleg_core.budget import MAX_LIMIT, Budget, Objective
+from tleg_core.cost import MAX_BATCH_SIZE
+from tleg_core.description import Method
+from tleg_core.family import Variation
+from tleg_core.recipe import MAX_SEED, Head
+from tleg_core.tensorfile import DType
+from tleg_core.vit import MAX_DEPTH
+
+MAX_BATCH_REQUESTS = 100
+
+
+Limit = Annotated[int | None, Field(default=None, strict=True, ge=1, le=MAX_LIMIT)]
+
+
+class BudgetBody(BaseModel):
+    """The user's limits. All that are set must hold; none at all is allowed and gives the best member there is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"example": {"max_params": 3_000_000}})
+
+    depth: Annotated[int | None, Field(strict=True, ge=1, le=MAX_DEPTH)] = Field(None, description="Exactly so many blocks.")
+    max_params: Limit = Field(None, description="At most so many parameters.")
+    max_macs: Limit = Field(None, description="At most so many multiply-accumulates for one image.")
+    max_flops: Limit = Field(None, description="At most so many floating-point operations for one image, 2 x MACs.")
+    max_weights_bytes: Limit = Field(None, description="At most so many bytes of weights, in the chosen dtype.")
+    max_memory_bytes: Limit = Field(
+        None, description="At most so many bytes at the peak of a forward pass of batch_size images, weights included."
+    )
+    batch_size: int = Field(
+        1, strict=True, ge=1, le=MAX_BATCH_SIZE, description="Images in one forward pass, for max_memory_bytes."
+    )
+
+    def to_domain(self) -> Budget:
+        """Return the core's budget."""
+        return Budget(**self.model_dump(exclude={"batch_size"}))
+
+
+class ModelRequestBody(BaseModel):
+    """What to make: a budget, and what to change of the network."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"example": {"budget": {"max_params": 3_000_000, "max_macs": 400_000_000}, "dtype": "float32"}},
+    )
+
+    budget: BudgetBody = Field(default_factory=BudgetBody, description="The limits.")
+    learngene: str | None = Field(None, max_length=64, description="Choose among this learngene's members only.")
+    method: Method | None = Field(None, description="Choose among learngenes of this method only.")
+    objective: Objective = Field(
+        Objective.ACCURACY, description="What is best among the members that fit: measured accuracy, or size."
+    )
+    num_classes: int | None = Field(
+        None, strict=True, ge=0, le=65_536, description="Outputs of the head, 0 for none; the learngene's own by default."
+    )
+    image_size: int | None = Field(
+        None,
+        strict=True,
+        ge=1,
+        le=4096,
+        description="Side of the input image in pixels, a multiple of the patch size; the position embedding is resampled.",
+    )
+    head: Head | None = Field(
+        None,
+        description="Where the head's weights come from. By default inherited where the classes are the learngene's own, "
+        "zero otherwise.",
+    )
+    seed: int = Field(0, strict=True, ge=0, le=MAX_SEED, description="Of a random head.")
+    dtype: DType = Field(DType.FLOAT32, description="Element type of the weights.")
+
+    def to_domain(self) -> ModelRequest:
+        """Return the domain's request."""
+        return ModelRequest(
+            budget=self.budget.to_domain(),
+            variation=Variation(
+                num_classes=self.num_classes,
+                img_size=self.image_size,
+                dtype=self.dtype,
+                batch_size=self.budget.batch_size,
+            ),
+            learngene=self.learngene,
+            method=self.method,
+            objective=self.objective,
+            head=self.head,
+            seed=self.seed,
+        )
+
+
+class ModelResource(Costs):
+    """A model: one descendant, ready to download."""
+
+    object: Literal["model"] = "model"
+    id: str = Field(
+        description="`m-` and 32 hex digits of the recipe's sha256.", examples=["m-0123456789abcdef0123456789abcdef"]
+    )
+    learngene: str = Field(description="The id of the learngene that it is expanded from.")
+    learngene_digest: str = Field(description="The learngene's digest, 64 hex digits.")
+    method: str = Field(description="The learngene's method.")
+    member: MemberReference = Field(description="Which member of the family.")
+    accuracy: dict[str, MeasuredAccuracy] = Field(
+        description="The member's measured accuracy by data set, with the learngene's own head and image size."
+    )
+    size_bytes: int = Field(description="Bytes of the safetensors file, its header included.")
+    sha256: str | None = Field(
+        description="sha256 of the safetensors file. Null in the answer that creates a file above 32 MiB, and in lists, "
+        "until it was first asked for; `GET /models/{id}` always has it."
+    )
+    architecture: str = Field(description="The timm model name.", examples=["vit_tiny_patch16_224"])
+    model_args: dict[str, Any] = Field(description="timm's keyword arguments beside num_classes.")
+    recipe: dict[str, Any] = Field(description="The complete, canonical description of the file.")
+    created_at: datetime | None = Field(description="When it was first asked for; null on a dry run.")
+    links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
+
+    @classmethod
+    def of(cls, stored: StoredModel) -> Self:
+        """Describe a stored model."""
+        return cls(**_fields(stored.model), created_at=stored.created_at, sha256=stored.sha256)
+
+
+class SelectedBy(BaseModel):
+    """How the member was chosen among those that fit."""
+
+    objective: Objective = Field(description="`largest` also where no fitting member was measured.")
+    data_set: str | None = Field(description="The data set whose accuracy decided; null for `largest`.")
+
+
+class CreatedModel(ModelResource):
+    """A model, and how its member was chosen."""
+
+    selected_by: SelectedBy = Field(description="How the member was chosen.")
+
+    @classmethod
+    def created(cls, selection: Selection, *, created_at: datetime | None, sha256: str | None) -> Self:
+        """Describe the answer to a request."""
+        choice = selection.choice
+        selected_by = SelectedBy(objective=choice.objective, data_set=choice.data_set)
+        return cls(**_fields(selection.model), created_at=created_at, sha256=sha256, selected_by=selected_by)
+
+
+def _fields(model: Model) -> dict[str, Any]:
+    """Return the fields that a stored model and a dry run share."""
+    return {
+        "id": model.id,
+        "learngene": model.learngene,
+        "learngene_digest": model.recipe.learngene,
+        "method": model.method,
+        "member": model.recipe.member.to_json(),
+        "accuracy": MeasuredAccuracy.table(model.accuracy),
+        "params": model.cost.params,
+        "macs": model.cost.macs,
+        "flops": model.cost.flops,
+        "weights_bytes": model.cost.weights_bytes,
+        "memory_bytes": model.cost.memory_bytes,
+        "size_bytes": model.size_bytes,
+        "architecture": model.architecture,
+        "model_args": model.model_args,
+        "recipe": model.recipe.to_json(),
+        "links": {
+            "self": f"/models/{model.id}",
+            "weights": f"/models/{model.id}/weights",
+            "config": f"/models/{model.id}/config.json",
+            "hub": f"tleg/{model.id}",
+        },
+    }
+
+
+class ModelList(BaseModel):
+    """A page of models, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelResource] = Field(description="The models, newest first.")
+    has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")
+
+
+class BatchBody(BaseModel):
+    """Several requests in one call."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"requests": [{"budget": {"depth": 3}}, {"budget": {"max_params": 2_000_000}}]}},
+    )
+
+    requests: list[ModelRequestBody] = Field(
+        min_length=1, max_length=MAX_BATCH_REQUESTS, description="The requests; each has its own result."
+    )
+
+
+class BatchResult(BaseModel):
+    """The result of one request: a model, or a problem."""
+
+    status: int = Field(description="The HTTP status that the request alone would have had.")
+    model: CreatedModel | None = Field(None, description="The model, if there is one.")
+    error: Problem | None = Field(None, description="What was wrong, if something was.")
+
+
+class BatchList(BaseModel):
+    """The results, in the order of the requests."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchResult] = Field(description="One result for each request.")
+    has_more: Literal[False] = False

@@ -1,0 +1,63 @@
+"""Problem bodies (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.members import MemberCosts
+
+
+class FieldError(BaseModel):
+    """One field that is not as it must be."""
+
+    field: str = Field(description="The field, as a path into the body or the query's name.", examples=["budget.max_params"])
+    message: str = Field(description="What is wrong with it, with the limit.", examples=["Input should be greater than 0"])
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:tleg:problem:budget_infeasible",
+                "title": "No member fits the budget",
+                "status": 422,
+                "detail": "no member fits: max_params is 100 and the nearest member, tleg-ti-fashion-mnist d1, has 484,234",
+                "code": "budget_infeasible",
+                "binding_constraint": "max_params",
+                "limit": 100,
+                "required": 484234,
+            }
+        }
+    )
+
+    type: str = Field(description="A URI that identifies the kind of problem: `urn:tleg:problem:` and the code.")
+    title: str = Field(description="The kind of problem, for people.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What happened here, for people.")
+    code: str = Field(description="The kind of problem, for programs.")
+    errors: list[FieldError] | None = Field(None, description="The fields that are not valid.")
+    binding_constraint: str | None = Field(None, description="budget_infeasible: the limit that no member near it meets.")
+    limit: int | None = Field(None, description="budget_infeasible: what the budget set for it, in the limit's unit.")
+    required: int | None = Field(None, description="budget_infeasible: what the nearest member has, in the limit's unit.")
+    nearest_feasible: MemberCosts | None = Field(None, description="budget_infeasible: the member that fits nearest.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of error answers for a route."""
+    what = {
+        400: "The body is no JSON.",
+        404: "There is no such resource.",
+        413: "The body is too large.",
+        416: "The range lies outside the file.",
+        422: "A field is not valid, or no member fits the budget.",
+        503: "Redis does not answer, or the learngene is not loaded; try again after `Retry-After` seconds.",
+    }
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"model": Problem, "description": what[status], "content": {"application/problem+json": schema}}
+        for status in statuses
+    }

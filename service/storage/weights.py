@@ -1,0 +1,70 @@
+"""The computed files: opened by recipe, and their sha256 computed once and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+
+from service.domain.catalogue import Catalogue
+from service.domain.errors import LearngeneNotLoadedError
+from service.domain.model import Model
+from service.storage.model_store import ModelStore
+from tleg_core.canonical import sha256_hex
+from tleg_core.descendant import Descendant
+from tleg_core.family import Family
+from tleg_core.recipe import Recipe
+
+_OPEN_FILES = 256  # plans kept; each is a header and a list of sources, no weights
+_HASHING_AT_ONCE = 2  # passes over whole files
+
+
+class Weights:
+    """The files of a catalogue's models."""
+
+    def __init__(self, catalogue: Catalogue, store: ModelStore) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_recipe)
+        self._learngene_etags: dict[str, str] = {}
+        self._running: dict[str, asyncio.Task[str]] = {}
+        self._slots = asyncio.Semaphore(_HASHING_AT_ONCE)
+
+    def open(self, model: Model) -> Descendant:
+        """Return a model's file; raises `LearngeneNotLoadedError`."""
+        descendant = self._open(model.recipe)
+        if descendant is None:
+            raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
+        return descendant
+
+    def _open_recipe(self, recipe: Recipe) -> Descendant | None:
+        family = self._catalogue.family_by_digest(recipe.learngene)
+        return None if family is None else Descendant(family, recipe)
+
+    def learngene_etag(self, family: Family) -> str:
+        """Return the sha256 of a learngene's own file, computed once."""
+        if family.name not in self._learngene_etags:
+            self._learngene_etags[family.name] = sha256_hex(family.learngene.content)
+        return self._learngene_etags[family.name]
+
+    async def sha256(self, model: Model) -> str:
+        """Return the sha256 of a model's file, computing it unless it was kept; askers at the same time share one pass.
+
+        Raises:
+            LearngeneNotLoadedError: It was not kept, and the learngene is not here.
+            StoreUnavailableError: Redis does not answer.
+        """
+        kept = await self._store.sha256(model.id)
+        if kept is not None:
+            return kept
+        task = self._running.get(model.id)
+        if task is None:
+            task = asyncio.create_task(self._compute(model, self.open(model)))
+            self._running[model.id] = task
+            task.add_done_callback(lambda _: self._running.pop(model.id, None))
+        return await asyncio.shield(task)
+
+    async def _compute(self, model: Model, descendant: Descendant) -> str:
+        async with self._slots:
+            sha256 = await asyncio.to_thread(descendant.sha256)
+        await self._store.keep_sha256(model.id, sha256)
+        return sha256

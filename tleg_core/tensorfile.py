@@ -119,7 +119,7 @@ def parse_header(source: str, content: memoryview) -> Header:
     if data_start > len(content):
         raise fail(f"header of {length:,} bytes is cut short")
     try:
-        header = json.loads(bytes(content[_LENGTH.size : data_start]), object_pairs_hook=_unique)
+        header = json.loads(bytes(content[_LENGTH.size : data_start]).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise fail(f"header is not valid JSON: {error}") from None
     if not isinstance(header, dict):
@@ -131,7 +131,7 @@ def parse_header(source: str, content: memoryview) -> Header:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != position:
-            raise fail(f"tensor {name} begins at byte {entry.start} of the data, not at {position}")
+            raise fail(f"tensor {name[:80]} begins at byte {entry.start} of the data, not at {position}")
         position = entry.stop
     if data_start + position != len(content):
         raise fail(f"has {len(content) - data_start:,} bytes of data where its header describes {position:,}")
@@ -145,12 +145,14 @@ def _entry(source: str, name: str, value: object) -> Entry:
     """Read one tensor's description, its byte range checked against its shape."""
     match value:
         case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(start), int(stop)], **rest} if not rest:
-            whole = all(isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 2**40 for side in shape)
+            whole = all(
+                isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 2**40 for side in (*shape, start, stop)
+            )
             if whole and code in _ITEMSIZES:
                 size_bytes = _ITEMSIZES[code]
                 for side in shape:
                     size_bytes *= side
-                if start >= 0 and stop - start == size_bytes:
+                if stop - start == size_bytes:
                     return Entry(code=code, shape=tuple(shape), start=start, stop=stop)
     raise LearngeneFileError(source, f"tensor {name[:80]} has a description that is not valid")
 

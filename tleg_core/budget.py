@@ -6,6 +6,7 @@ where nothing fits it can say which limit binds and what would fit nearest.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -118,7 +119,8 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
     fitting = [candidate for candidate in candidates if not budget.excess(candidate)]
     if not fitting:
         raise _infeasible(budget, candidates)
-    data_set = _deciding_data_set(fitting) if objective is Objective.ACCURACY else None
+    data_sets = measured_data_sets(fitting) if objective is Objective.ACCURACY else []
+    data_set = data_sets[0] if data_sets else None
     if data_set is None:
         return Choice(candidate=max(fitting, key=Candidate.size_order), objective=Objective.LARGEST, data_set=None)
     measured = [candidate for candidate in fitting if data_set in candidate.accuracy]
@@ -127,13 +129,10 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
     return Choice(candidate=best, objective=Objective.ACCURACY, data_set=data_set)
 
 
-def _deciding_data_set(candidates: Iterable[Candidate]) -> str | None:
-    """Return the data set on which most candidates were measured, the first by name of equals; None if there is none."""
-    counts: dict[str, int] = {}
-    for candidate in candidates:
-        for data_set in candidate.accuracy:
-            counts[data_set] = counts.get(data_set, 0) + 1
-    return min(counts, key=lambda name: (-counts[name], name)) if counts else None
+def measured_data_sets(candidates: Iterable[Candidate]) -> list[str]:
+    """Return the data sets that candidates were measured on, the one with most candidates first, equal ones by name."""
+    counts = Counter(data_set for candidate in candidates for data_set in candidate.accuracy)
+    return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 def _infeasible(budget: Budget, candidates: Sequence[Candidate]) -> BudgetInfeasibleError:

@@ -13,8 +13,6 @@ Shape legend: K components.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tleg_core.atomic_file import atomic_file
 from tleg_core.canonical import canonical_json, sha256_hex
 from tleg_core.description import Description
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
@@ -134,23 +133,15 @@ class Learngene:
         return cls.from_bytes(str(path), content)
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all: to a temporary neighbour, flushed to the disk, then renamed.
+        """Write the file, whole or not at all.
 
         Raises:
             LearngeneFileError: It cannot be written.
         """
-        temporary = None
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                temporary = Path(file.name)
+            with atomic_file(path) as file:
                 file.write(self.content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise LearngeneFileError(str(path), f"cannot be written: {error.strerror}") from None
 
 

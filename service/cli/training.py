@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 (torch takes seconds to load, and `tleg --help` must not wait for it)
 """The training commands: `tleg train`, `tleg evaluate`, `tleg import`, `tleg ancestry fit`.
 
 Options become typed configurations here; the work is `tleg_core.training`'s, which is imported inside the commands because

@@ -1,0 +1,54 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later and make: each sets up what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast check format lint types contracts bench lock clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Make the environment in .venv, with the locked versions
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: $(INSTALLED) ## Start the service and do the main job on real images
+	@$(BIN)/tleg demo
+
+test: $(INSTALLED) ## Run every test that needs no GPU
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED) ## Run the tests that take seconds
+	$(BIN)/pytest -m "not slow"
+
+check: format lint types contracts test ## Everything CI checks
+
+format: $(INSTALLED) ## Check the format
+	$(BIN)/ruff format --check .
+
+lint: $(INSTALLED) ## Lint
+	$(BIN)/ruff check .
+
+types: $(INSTALLED) ## Check the types, strictly
+	$(BIN)/mypy
+
+contracts: $(INSTALLED) ## Check which package may import which
+	$(BIN)/lint-imports --no-cache
+
+bench: $(INSTALLED) ## Measure the service against its peers, in one run
+	$(BIN)/python -m benchmarks.serving
+
+lock: ## Renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-config --quiet --output-file requirements.lock
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m service.cli` is `tleg`."""
+
+from service.cli.main import run
+
+run()

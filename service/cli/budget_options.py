@@ -1,0 +1,70 @@
+"""The options that describe a budget and a network, shared by every command that takes them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from service.api.schemas.models import ModelRequestBody
+from tleg_core.budget import Objective
+from tleg_core.description import Method
+from tleg_core.errors import ConfigError
+from tleg_core.recipe import Head
+from tleg_core.tensorfile import DType
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)([kKMGT]?)")
+_SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_number(text: str) -> int:
+    """Return a whole number written with an optional decimal suffix: 3M, 1.5G, 400k."""
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no number; write 3000000 or 3M (k, M, G, T are powers of 1000)")
+    return round(float(found[1]) * _SUFFIXES[found[2]])
+
+
+def _number(help_text: str) -> object:
+    return typer.Option(parser=parse_number, metavar="N", help=help_text, rich_help_panel="Budget")
+
+
+Depth = Annotated[int | None, typer.Option(help="Exactly so many blocks.", rich_help_panel="Budget")]
+MaxParams = Annotated[int | None, _number("At most so many parameters, such as 3M.")]
+MaxMacs = Annotated[int | None, _number("At most so many multiply-accumulates for one image.")]
+MaxFlops = Annotated[int | None, _number("At most so many floating-point operations, 2 x MACs.")]
+MaxWeightsBytes = Annotated[int | None, _number("At most so many bytes of weights in the chosen dtype.")]
+MaxMemoryBytes = Annotated[int | None, _number("At most so many bytes at the peak of a forward pass.")]
+BatchSize = Annotated[int, typer.Option(help="Images in that forward pass.", rich_help_panel="Budget")]
+LearngeneName = Annotated[str | None, typer.Option("--learngene", help="Only this learngene's members.")]
+MethodName = Annotated[Method | None, typer.Option("--method", help="Only learngenes of this method.")]
+ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What is best among the members that fit.")]
+NumClasses = Annotated[int | None, typer.Option(help="Outputs of the head; 0 for none.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the input image, in pixels.")]
+HeadSource = Annotated[Head | None, typer.Option("--head", help="Where the head's weights come from.")]
+Seed = Annotated[int, typer.Option(help="Of a random head.")]
+DTypeName = Annotated[DType, typer.Option("--dtype", help="Element type of the weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+LearngeneFiles = Annotated[
+    list[Path] | None, typer.Option("--learngene-file", help="A learngene's file, beside the shipped ones; repeatable.")
+]
+
+
+def request_body(budget: dict[str, int | None], **fields: object) -> ModelRequestBody:
+    """Return the request that the options describe, what was not given left out.
+
+    Raises:
+        ConfigError: A value is outside its limits.
+    """
+    given = {name: value for name, value in budget.items() if value is not None}
+    try:
+        return ModelRequestBody.model_validate(
+            {"budget": given, **{name: value for name, value in fields.items() if value is not None}}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        raise ConfigError(f"--{name.replace('_', '-')}", str(first["msg"])) from None

@@ -1,0 +1,200 @@
+"""`tleg demo`: the main job, done on real input.
+
+It starts the service, posts three budgets, downloads the weights, loads each strictly in plain timm, classifies real test
+images, and prints one table. At a terminal the service is then left running.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import httpx
+import typer
+
+import tleg_core
+from service.api.schemas.models import BudgetBody, CreatedModel, ModelRequestBody
+from service.cli.console import compact, err, out, percent, print_table
+from service.client import Client, ClientError
+from tleg_core.images import ImageSet, load_image_set
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+TEST_IMAGES = Path(tleg_core.__file__).parent / "data" / "fashion-mnist-test-1000.parquet"
+"""A thousand test images that are part of the package (MIT licence)."""
+
+LEARNGENE = "tleg-ti-fashion-mnist"
+
+BUDGETS = (
+    BudgetBody(max_params=2_000_000),
+    BudgetBody(max_macs=60_000_000, max_weights_bytes=14_000_000),
+    BudgetBody(depth=12),
+)
+
+_START_TIMEOUT_S = 60
+_BATCH = 250  # images in one forward pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one budget came to."""
+
+    budget: BudgetBody
+    model: CreatedModel
+    seconds_to_weights: float
+    top1: float
+
+
+def demo(
+    port: Annotated[int, typer.Option(help="TCP port of the service; 0 picks a free one.")] = 8000,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--exit", help="Keep the service running at the end; by default at a terminal only.")
+    ] = None,
+) -> None:
+    """Start the service and do the main job on real images: budgets in, networks out, accuracy measured."""
+    images = load_image_set(TEST_IMAGES)
+    with tempfile.TemporaryDirectory(prefix="tleg-demo-") as folder, _service(Path(folder), port) as url:
+        out.print(f"\nThe service runs on {url}. Three budgets, {len(images.labels):,} real test images ({images.name}).\n")
+        results = [_try(url, budget, images, Path(folder)) for budget in BUDGETS]
+        _print_results(results)
+        _print_next(url, results[0].model)
+        if stay if stay is not None else sys.stdin.isatty() and sys.stdout.isatty():
+            out.print("The service is left running; Ctrl-C stops it.")
+            try:
+                while True:
+                    time.sleep(3600)
+            except KeyboardInterrupt:
+                out.print()
+
+
+@contextmanager
+def _service(folder: Path, port: int) -> Iterator[str]:
+    """Run `tleg serve` on the embedded default; give its address, and stop it at the end."""
+    port = _free_port(port)
+    url = f"http://127.0.0.1:{port}"
+    log = (folder / "serve.log").open("wb")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TLEG_")}
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
+    process = subprocess.Popen(  # noqa: S603 (our own program)
+        command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not _is_ready(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                log.flush()
+                tail = (folder / "serve.log").read_text(errors="replace").strip().splitlines()[-3:]
+                raise ClientError("the service did not start: " + " ".join(tail))
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _free_port(port: int) -> int:
+    """Return `port` if it is free, else one that is."""
+    for candidate in (port, 0):
+        try:
+            with socket.create_server(("127.0.0.1", candidate)) as listening:
+                return int(listening.getsockname()[1])
+        except OSError:
+            continue
+    raise ClientError("no TCP port is free")
+
+
+def _try(url: str, budget: BudgetBody, images: ImageSet, folder: Path) -> Result:
+    """Post a budget, download the weights, load them in plain timm and classify the images."""
+    started = time.perf_counter()
+    with Client(url) as client:
+        model = client.create_model(ModelRequestBody(budget=budget, learngene=LEARNGENE))
+        path = folder / f"{model.id}.safetensors"
+        client.download(model.id, path)
+        seconds = time.perf_counter() - started
+    config = httpx.get(f"{url}{model.links['config']}").raise_for_status().json()
+    return Result(budget=budget, model=model, seconds_to_weights=seconds, top1=_top1(config, path, images))
+
+
+def _top1(config: dict[str, Any], path: Path, images: ImageSet) -> float:
+    """Return the accuracy of the downloaded network, by nothing but timm, safetensors and torch."""
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    network = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+    network.load_state_dict(load_file(path), strict=True)
+    network.eval()
+    preprocessing = config["pretrained_cfg"]
+    correct = 0
+    with torch.inference_mode():
+        for start in range(0, len(images.labels), _BATCH):
+            pixels = _pixels(images.images[start : start + _BATCH], preprocessing)
+            correct += int((network(pixels).argmax(1).numpy() == images.labels[start : start + _BATCH]).sum())
+    return correct / len(images.labels)
+
+
+def _pixels(images: NDArray[np.uint8], preprocessing: dict[str, Any]) -> torch.Tensor:
+    """Return images (B, H, W, C) as the network's input (B, C, H, W)."""
+    import torch
+
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(preprocessing[name])[None, :, None, None] for name in ("mean", "std"))
+    return (scaled - mean) / std
+
+
+def _print_results(results: list[Result]) -> None:
+    rows = []
+    for result in results:
+        limits = ", ".join(f"{name} {compact(limit)}" for name, limit in result.budget.to_domain().limits().items())
+        rows.append(
+            (
+                limits,
+                f"d{result.model.member.depth}",
+                compact(result.model.params),
+                compact(result.model.macs),
+                f"{compact(result.model.size_bytes)}B",
+                f"{1000 * result.seconds_to_weights:.0f} ms",
+                percent(result.top1),
+            )
+        )
+    print_table(("budget", "member", "params", "MACs", "size", "to weights", "top-1"), rows)
+    err.print("to weights: POST, download and digest check together; top-1: without any fine-tuning")
+
+
+def _print_next(url: str, model: CreatedModel) -> None:
+    out.print(
+        f"""
+Try next:
+
+  curl -s {url}/models -H 'Content-Type: application/json' \\
+       -d '{{"budget": {{"max_params": 3000000}}, "num_classes": 5}}'
+  curl -s -o descendant.safetensors {url}{model.links["weights"]}
+  curl -s {url}/frontier
+  HF_ENDPOINT={url} .venv/bin/python -c 'import timm
+  print(timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True))'
+
+In a browser: {url}/ and {url}/docs
+""",
+        markup=False,
+        soft_wrap=True,
+    )

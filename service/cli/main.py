@@ -1,0 +1,64 @@
+"""The command `tleg`: every subcommand, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from service.cli import demo, local, models, serve, training
+from service.cli.console import err
+from tleg_core import __version__
+from tleg_core.errors import TlegError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Initialised vision Transformers of any depth, expanded from a trained learngene.",
+    epilog="Start with `tleg serve`, or without a server with `tleg budget --max-params 3M`.",
+)
+
+_SERVER, _FILES, _TRAINING = "Service", "Learngene files", "Training"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tleg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Hold the options of `tleg` itself."""
+
+
+app.command(rich_help_panel=_SERVER)(serve.serve)
+app.command(rich_help_panel=_SERVER)(demo.demo)
+app.command("learngenes", rich_help_panel=_SERVER)(models.list_learngenes)
+app.add_typer(models.app, name="models", rich_help_panel=_SERVER)
+app.command(rich_help_panel=_FILES)(local.budget)
+app.command(rich_help_panel=_FILES)(local.expand)
+app.command(rich_help_panel=_FILES)(local.inspect)
+app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
+app.command(rich_help_panel=_TRAINING)(training.train)
+app.command(rich_help_panel=_TRAINING)(training.evaluate)
+app.add_typer(training.ancestry_app, name="ancestry", rich_help_panel=_TRAINING)
+
+
+def run() -> None:
+    """Run the command line; the entry point of the `tleg` program."""
+    try:
+        app()
+    except TlegError as error:
+        err.print("[red]error:[/red] ", end="")
+        err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells count an interrupted program
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing
+        sys.exit(1)

@@ -1,0 +1,174 @@
+"""`tleg models` and `tleg learngenes`: commands against a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.api.schemas.models import ModelResource
+from service.cli import budget_options as options
+from service.cli.console import compact, err, out, percent, print_json, print_table, transfer_bar
+from service.client import Client
+from service.settings import ClientSettings
+from tleg_core.budget import Objective
+from tleg_core.tensorfile import DType
+
+app = typer.Typer(no_args_is_help=True, help="Create, list and download models on a server.")
+
+Url = Annotated[str, typer.Option(help="The server's address (or TLEG_URL).", default_factory=lambda: ClientSettings().url)]
+ModelId = Annotated[str, typer.Argument(help="The model's id, m-….", show_default=False)]
+
+
+@app.command()
+def create(
+    url: Url,
+    depth: options.Depth = None,
+    max_params: options.MaxParams = None,
+    max_macs: options.MaxMacs = None,
+    max_flops: options.MaxFlops = None,
+    max_weights_bytes: options.MaxWeightsBytes = None,
+    max_memory_bytes: options.MaxMemoryBytes = None,
+    batch_size: options.BatchSize = 1,
+    learngene: options.LearngeneName = None,
+    method: options.MethodName = None,
+    objective: options.ObjectiveName = Objective.ACCURACY,
+    num_classes: options.NumClasses = None,
+    image_size: options.ImageSize = None,
+    head: options.HeadSource = None,
+    seed: options.Seed = 0,
+    dtype: options.DTypeName = DType.FLOAT32,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what one would get.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Download the weights to this file at once.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Create the best model within a budget."""
+    budget = {
+        "depth": depth,
+        "max_params": max_params,
+        "max_macs": max_macs,
+        "max_flops": max_flops,
+        "max_weights_bytes": max_weights_bytes,
+        "max_memory_bytes": max_memory_bytes,
+        "batch_size": batch_size,
+    }
+    body = options.request_body(
+        budget,
+        learngene=learngene,
+        method=method,
+        objective=objective,
+        num_classes=num_classes,
+        image_size=image_size,
+        head=head,
+        seed=seed,
+        dtype=dtype,
+    )
+    with Client(url) as client:
+        model = client.create_model(body, dry_run=dry_run)
+        if as_json:
+            print_json(model.model_dump(mode="json"))
+        else:
+            _print_models([model])
+        if output is not None and not dry_run:
+            _download(client, model.id, output)
+
+
+@app.command("list")
+def list_models(
+    url: Url,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Models a page.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List models, newest first."""
+    with Client(url) as client:
+        page = client.list_models(limit=limit, after=after)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    _print_models(page.data)
+    if page.has_more:
+        err.print(f"more follow: --after {page.data[-1].id}")
+
+
+@app.command()
+def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
+    """Show one model."""
+    with Client(url) as client:
+        model = client.get_model(model_id)
+    if as_json:
+        print_json(model.model_dump(mode="json"))
+        return
+    rows = [
+        ("id", model.id),
+        ("learngene", f"{model.learngene} ({model.method})"),
+        ("depth", str(model.member.depth)),
+        ("parameters", f"{model.params:,}"),
+        ("MACs", f"{model.macs:,}"),
+        ("file", f"{model.size_bytes:,} bytes"),
+        ("sha256", str(model.sha256)),
+        *((f"top-1, {name}", f"{percent(entry.top1)} of {entry.images:,} images") for name, entry in model.accuracy.items()),
+        ("timm", f'timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True)'),
+    ]
+    for name, value in rows:
+        out.print(f"[bold]{name:<12}[/bold] ", end="")
+        out.print(value, markup=False, soft_wrap=True)
+
+
+@app.command()
+def download(
+    url: Url,
+    model_id: ModelId,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; <id>.safetensors by default.")] = None,
+) -> None:
+    """Download a model's weights; a broken download is taken up where it stopped."""
+    with Client(url) as client:
+        _download(client, model_id, output)
+
+
+def list_learngenes(url: Url, as_json: options.AsJson = False) -> None:
+    """List the learngenes of a server, with what their smallest and largest members cost."""
+    with Client(url) as client:
+        page = client.list_learngenes(limit=100)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    rows = []
+    for item in page.data:
+        low, high = item.members[0], item.members[-1]
+        best = max((entry.top1 for member in item.members for entry in member.accuracy.values()), default=None)
+        rows.append(
+            (
+                item.id,
+                item.method,
+                f"{low.depth}-{high.depth}",
+                f"{compact(low.params)}-{compact(high.params)}",
+                f"{compact(low.macs)}-{compact(high.macs)}",
+                percent(best),
+            )
+        )
+    print_table(("learngene", "method", "depth", "params", "MACs", "best top-1"), rows)
+
+
+def _print_models(models: Sequence[ModelResource]) -> None:
+    rows = [
+        (
+            model.id,
+            f"{model.learngene} d{model.member.depth}",
+            compact(model.params),
+            compact(model.macs),
+            f"{compact(model.size_bytes)}B",
+        )
+        for model in models
+    ]
+    print_table(("id", "member", "params", "MACs", "size"), rows)
+
+
+def _download(client: Client, model_id: str, output: Path | None) -> None:
+    path = output or Path(f"{model_id.replace('/', '_')}.safetensors")
+    with transfer_bar(path.name) as bar:
+        task = bar.task_ids[0]
+        model = client.download(model_id, path, progress=lambda have, size: bar.update(task, completed=have, total=size))
+    err.print(f"{path}: {model.size_bytes:,} bytes, sha256 {model.sha256} checked", soft_wrap=True)

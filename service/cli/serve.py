@@ -1,0 +1,89 @@
+"""`tleg serve`: the whole service on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from service.api.app import create_app
+from service.cli.console import err
+from service.domain.errors import StoreUnavailableError
+from service.settings import Settings
+from service.storage.embedded_redis import EmbeddedRedis
+from service.storage.learngene_registry import load_catalogue
+
+_BACKLOG = 1024  # connections waiting to be accepted
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but readiness ends with the signal, before the last connection is done."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        resources = getattr(self.config.loaded_app.app.state, "resources", None) if self.config.loaded else None
+        if resources is not None:
+            resources.draining = True
+        super().handle_exit(sig, frame)
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (127.0.0.1; or TLEG_HOST).", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port; 0 picks a free one (8000; or TLEG_PORT).", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="What outlives a restart (~/.local/share/tleg; or TLEG_DATA_DIR).", show_default=False)
+    ] = None,
+    learngene: Annotated[
+        list[Path] | None, typer.Option(help="A learngene's file to serve beside the shipped ones; repeatable.")
+    ] = None,
+    shipped: Annotated[bool, typer.Option(help="Serve the learngenes shipped with the package.")] = True,
+) -> None:
+    """Serve the API, with a private Redis in the data folder unless TLEG_REDIS_URL names one."""
+    given = {"host": host, "port": port, "data_dir": data_dir, "learngenes": tuple(learngene) if learngene else None}
+    given |= {"shipped": None if shipped else False}
+    settings = Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    load_catalogue(settings.learngenes, shipped=settings.shipped)  # a bad file is an error here, before anything is started
+    listening = _listen(settings.host, settings.port)
+    with contextlib.ExitStack() as stack:
+        stack.callback(listening.close)
+        if settings.redis_url is None:
+            redis = stack.enter_context(EmbeddedRedis(settings.data_dir.expanduser()))
+            settings = settings.model_copy(update={"redis_url": redis.url})
+        app = create_app(settings)
+        config = uvicorn.Config(
+            app,
+            log_level=settings.log_level,
+            access_log=False,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+            server_header=False,
+        )
+        address = f"http://{_host_in_url(settings.host)}:{listening.getsockname()[1]}"
+        err.print(f"tleg serves on {address} (docs: {address}/docs); Ctrl-C stops it")
+        # uvicorn raises a signal again once it has shut down; ours must then not end the process before Redis is stopped
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        with contextlib.suppress(KeyboardInterrupt):
+            _Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raises `StoreUnavailableError` where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot listen on {host}:{port}: {error.strerror}; try another --port") from None
+
+
+def _host_in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -22,7 +22,7 @@ class Resources:
     draining: bool = False
 
 
-def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Resources:  # async, or it would be handed to a thread
     resources: Resources = request.app.state.resources
     return resources
 

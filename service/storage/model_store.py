@@ -52,17 +52,21 @@ class ModelStore:
 
     async def add(self, model: Model) -> tuple[StoredModel, bool]:
         """Record a model unless it is there; return it, and whether it was added."""
-        now = datetime.now(UTC)
-        record = json.dumps(model.to_json() | {"created_at": now.isoformat()}, separators=(",", ":"))
-        async with _unavailable(), self._redis.pipeline(transaction=False) as pipeline:
-            await self._add_model(
-                keys=[keys.model(model.id), keys.MODELS],
-                args=[record, int(now.timestamp() * 1e6), model.id],
-                client=pipeline,
-            )
-            pipeline.get(keys.sha256(model.id))
-            (added, stored), sha256 = await pipeline.execute()
-        return _stored(stored, sha256), bool(added)
+        async with _unavailable():
+            record, sha256 = _texts(await self._redis.mget(keys.model(model.id), keys.sha256(model.id)))
+            added = False
+            if record is None:
+                now = datetime.now(UTC)
+                added, record = await self._add_model(
+                    keys=[keys.model(model.id), keys.MODELS],
+                    args=[
+                        json.dumps(model.to_json() | {"created_at": now.isoformat()}, separators=(",", ":")),
+                        int(now.timestamp() * 1e6),
+                        model.id,
+                    ],
+                )
+        created_at = datetime.fromisoformat(json.loads(str(record))["created_at"])
+        return StoredModel(model=model, created_at=created_at, sha256=sha256), bool(added)
 
     async def get(self, model_id: str) -> StoredModel:
         """Return a model; raises `ModelNotFoundError`."""

@@ -1,0 +1,71 @@
+"""The client side: a process that downloads or posts over plain sockets, so that the client is never what is measured."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_BUFFER_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """One download: seconds to the first byte of the answer and to the last, and the body's bytes."""
+
+    first_byte_s: float
+    total_s: float
+    size_bytes: int
+
+
+def download(port: int, path: str, write_to: str | None = None) -> Download:
+    """Download over one new connection; thrown away unless `write_to` names a file."""
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    started = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = connection.recv(65536)
+        first_byte_s = time.perf_counter() - started
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(65536)
+        header, _, body = head.partition(b"\r\n\r\n")
+        if b" 200 " not in header.split(b"\r\n", 1)[0]:
+            raise RuntimeError(header.decode(errors="replace"))
+        size_bytes = len(body)
+        file = Path(write_to).open("wb", buffering=0) if write_to else None
+        if file:
+            file.write(body)
+        while count := connection.recv_into(buffer):
+            size_bytes += count
+            if file:
+                file.write(buffer[:count])
+        if file:
+            file.close()
+    return Download(first_byte_s=first_byte_s, total_s=time.perf_counter() - started, size_bytes=size_bytes)
+
+
+def posts(port: int, body: bytes, count: int) -> float:
+    """Post the body `count` times over one connection, one after the other; return requests for each second."""
+    head = f"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        started = time.perf_counter()
+        for _ in range(count):
+            connection.sendall(request)
+            _read_answer(connection)
+        return count / (time.perf_counter() - started)
+
+
+def _read_answer(connection: socket.socket) -> None:
+    """Read one answer, its body by Content-Length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    header, _, body = data.partition(b"\r\n\r\n")
+    if not header.startswith(b"HTTP/1.1 2"):
+        raise RuntimeError(data.decode(errors="replace"))
+    length = next((int(line.split(b":")[1]) for line in header.split(b"\r\n") if line.lower().startswith(b"content-length")), 0)
+    while len(body) < length:
+        body += connection.recv(65536)

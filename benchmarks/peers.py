@@ -1,0 +1,133 @@
+"""The servers that are compared: ours, and the peers, each as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+from starlette.responses import FileResponse
+
+from service.api.schemas.models import ModelRequestBody
+
+_START_TIMEOUT_S = 60
+
+
+@contextmanager
+def tleg_server(folder: Path, learngene: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `tleg serve` with one learngene; its address is `url_of(process)`."""
+    options = ["--no-shipped", "--learngene", str(learngene), "--data-dir", str(folder / "data")]
+    with _python("-m", "service.cli", "serve", "--port", "{port}", *options, path="/readyz") as process:
+        yield process
+
+
+@contextmanager
+def file_response_server(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Starlette's FileResponse over uvicorn with the settings that `tleg serve` has."""
+    with _python("-m", "benchmarks.peers", "file", str(file), "{port}", path="/") as process:
+        yield process
+
+
+@contextmanager
+def empty_route_server() -> Iterator[subprocess.Popen[bytes]]:
+    """Run an empty FastAPI route that takes the body of `POST /models` and answers nothing."""
+    with _python("-m", "benchmarks.peers", "empty", "-", "{port}", path="/docs") as process:
+        yield process
+
+
+@contextmanager
+def nginx_server(folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Run nginx with sendfile over the file, or give None where nginx is not installed."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None:
+        yield None
+        return
+    port = _free_port()
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""
+        daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+        {"user root;" if os.geteuid() == 0 else ""}
+        events {{ worker_connections 256; }}
+        http {{
+            access_log off; sendfile on; tcp_nopush on; sendfile_max_chunk 2m;
+            client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+            uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+            server {{ listen 127.0.0.1:{port}; location / {{ root {file.parent}; try_files /{file.name} =404; }} }}
+        }}
+        """
+    )
+    with _process([program, "-c", str(config), "-p", str(folder), "-e", f"{folder}/nginx.log"], port, "/") as process:
+        yield process
+
+
+def port_of(process: subprocess.Popen[bytes]) -> int:
+    """Return the port that a server of this module listens on."""
+    port: int = process.port  # type: ignore[attr-defined]
+    return port
+
+
+@contextmanager
+def _python(*arguments: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
+    port = _free_port()
+    command = [sys.executable, *(argument.format(port=port) for argument in arguments)]
+    with _process(command, port, path) as process:
+        yield process
+
+
+@contextmanager
+def _process(command: list[str], port: int, path: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends; wait until it answers."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.port = port  # type: ignore[attr-defined]
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                with httpx.stream("GET", f"http://127.0.0.1:{port}{path}"):
+                    break
+            except httpx.TransportError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command[0]} did not start") from None
+                time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def _main(kind: str, file: str, port: str) -> None:
+    """Serve one of the Python peers."""
+    import uvicorn
+
+    app = FastAPI()
+    if kind == "file":
+
+        @app.get("/")
+        async def send_file() -> FileResponse:
+            return FileResponse(file)
+
+    else:
+
+        @app.post("/models", status_code=204)
+        async def take_body(body: ModelRequestBody) -> None:
+            """Do nothing with the body."""
+
+    uvicorn.run(app, port=int(port), access_log=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:4])

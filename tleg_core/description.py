@@ -77,9 +77,9 @@ class Measurement:
     def __post_init__(self) -> None:
         if not (_is_number(self.top1) and 0.0 <= self.top1 <= 1.0):
             raise ConfigError("accuracy.top1", f"must be a fraction from 0 to 1, not {self.top1!r}")
-        if not isinstance(self.images, int) or self.images < 1:
-            raise ConfigError("accuracy.images", f"must be at least 1, not {self.images!r}")
-        if not isinstance(self.depth, int) or not isinstance(self.data_set, str):
+        if not _is_whole(self.images) or self.images < 1:
+            raise ConfigError("accuracy.images", f"must be a whole number of at least 1, not {self.images!r}")
+        if not _is_whole(self.depth) or not isinstance(self.data_set, str):
             raise ConfigError("accuracy", "needs a whole depth and the name of a data set")
 
 
@@ -133,6 +133,8 @@ class Description:
         if any(not isinstance(text, str) for text in (*self.class_names, *asdict(self.provenance).values())):
             raise ConfigError("provenance", "its values and the class names must be strings")
         prep = self.preprocessing
+        if not isinstance(prep.interpolation, str):
+            raise ConfigError("preprocessing", "needs the name of an interpolation")
         numbers = (*prep.mean, *prep.std, prep.crop_pct)
         if any(not _is_number(number) for number in numbers) or any(number <= 0 for number in (*prep.std, prep.crop_pct)):
             raise ConfigError("preprocessing", "needs finite numbers, std and crop_pct above 0")
@@ -170,7 +172,7 @@ class Description:
         known |= {"class_names", "accuracy", "digest"}
         for name in value.keys() ^ known:
             raise ConfigError(str(name)[:80], "is missing" if name in known else "is not a known field")
-        if value["format"] != FORMAT_VERSION:
+        if not _is_whole(value["format"]) or value["format"] != FORMAT_VERSION:
             raise ConfigError("format", f"is version {value['format']!r}; this version of tleg reads {FORMAT_VERSION}")
         if value["method"] not in set(Method):
             raise ConfigError("method", f"{str(value['method'])[:80]!r} is not one of {', '.join(Method)}")
@@ -189,7 +191,7 @@ class Description:
             preprocessing=Preprocessing(
                 mean=tuple(_list(preprocessing["mean"], "preprocessing.mean")),
                 std=tuple(_list(preprocessing["std"], "preprocessing.std")),
-                interpolation=str(preprocessing["interpolation"]),
+                interpolation=preprocessing["interpolation"],
                 crop_pct=preprocessing["crop_pct"],
             ),
             class_names=tuple(_list(value["class_names"], "class_names")),

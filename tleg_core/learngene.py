@@ -34,6 +34,7 @@ MAX_LEARNGENE_BYTES = 8 * 1024**3
 Array: TypeAlias = NDArray[np.float32]
 
 _METADATA_KEY = "tleg.learngene"
+_MESSAGE_CHARS = 300  # of what a file says, as an error repeats it: names and values in a broken file may be megabytes
 
 
 def learngene_shapes(config: VitConfig, num_components: int) -> dict[str, Shape]:
@@ -80,6 +81,9 @@ class Learngene:
         shapes = learngene_shapes(description.config, description.schedule.num_components)
         found = {name: tensor.shape for name, tensor in tensors.items()}
         _check_tensors(description.name, shapes, found)
+        for name, tensor in tensors.items():
+            if tensor.dtype != np.float32:
+                raise LearngeneFileError(description.name, f"tensor {name} is {tensor.dtype}, a learngene holds float32 only")
         arrays = {name: np.ascontiguousarray(tensors[name], dtype="<f4") for name in shapes}
         _check_finite(description.name, arrays)
         data = b"".join(array.tobytes() for array in arrays.values())
@@ -158,14 +162,18 @@ def _read_description(source: str, header: Header) -> tuple[Description, object]
     except (ValueError, RecursionError) as error:
         raise LearngeneFileError(source, f"its description is not valid JSON: {error}") from None
     except (ConfigError, TypeError) as error:
-        raise LearngeneFileError(source, f"its description is not valid: {error}") from None
+        raise LearngeneFileError(source, f"its description is not valid: {str(error)[:_MESSAGE_CHARS]}") from None
 
 
 def _check_tensors(source: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
     """Raise unless `found` has exactly the expected names and shapes."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
-        parts = [f"{word} {', '.join(names[:5])}" for word, names in (("misses", missing), ("has the unknown", extra)) if names]
+        parts = [
+            f"{word} {', '.join(names[:5])[:_MESSAGE_CHARS]}"
+            for word, names in (("misses", missing), ("has the unknown", extra))
+            if names
+        ]
         raise LearngeneFileError(source, " and ".join(parts))
     for name, shape in expected.items():
         if found[name] != shape:

@@ -92,8 +92,9 @@ class Descendant:
 
     def _pieces(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield `start`..`stop` in pieces of at most `BLOCK_BYTES`, none of which spans two tensors."""
-        if start < len(self.header):
-            yield memoryview(self.header)[start : min(stop, len(self.header))]
+        header = memoryview(self.header)[:stop]
+        for begin in range(start, len(header), BLOCK_BYTES):
+            yield header[begin : begin + BLOCK_BYTES]
         position = max(start, len(self.header))
         itemsize = self.recipe.dtype.itemsize
         index = bisect_right(self._bounds, position) - 1

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from service.api.schemas.members import MemberCosts, MemberReference
 from service.api.schemas.problems import FieldError, Problem
 from service.domain.errors import (
     CursorUnknownError,
@@ -122,14 +123,14 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
     return FieldError(field=".".join(inner) or location[0], message=str(item["msg"])[:500])
 
 
-def _facts(candidate: Candidate) -> dict[str, Any]:
+def _facts(candidate: Candidate) -> MemberCosts:
     cost = candidate.cost
-    return {
-        "learngene": candidate.learngene,
-        "member": candidate.member.to_json(),
-        "params": cost.params,
-        "macs": cost.macs,
-        "flops": cost.flops,
-        "weights_bytes": cost.weights_bytes,
-        "memory_bytes": cost.memory_bytes,
-    }
+    return MemberCosts(
+        learngene=candidate.learngene,
+        member=MemberReference(depth=candidate.member.depth),
+        params=cost.params,
+        macs=cost.macs,
+        flops=cost.flops,
+        weights_bytes=cost.weights_bytes,
+        memory_bytes=cost.memory_bytes,
+    )

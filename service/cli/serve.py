@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from service.api.app import create_app
 from service.cli.console import err
@@ -26,10 +27,14 @@ _BACKLOG = 1024  # connections waiting to be accepted
 class _Server(uvicorn.Server):
     """uvicorn, but readiness ends with the signal, before the last connection is done."""
 
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._state = app.state
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        resources = getattr(self.config.loaded_app.app.state, "resources", None) if self.config.loaded else None
-        if resources is not None:
-            resources.draining = True
+        """Begin to drain."""
+        if hasattr(self._state, "resources"):
+            self._state.resources.draining = True
         super().handle_exit(sig, frame)
 
 
@@ -73,7 +78,7 @@ def serve(
         # uvicorn raises a signal again once it has shut down; ours must then not end the process before Redis is stopped
         signal.signal(signal.SIGTERM, lambda *_: None)
         with contextlib.suppress(KeyboardInterrupt):
-            _Server(config).run(sockets=[listening])
+            _Server(config, app).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -33,15 +34,12 @@ def download(port: int, path: str, write_to: str | None = None) -> Download:
         if b" 200 " not in header.split(b"\r\n", 1)[0]:
             raise RuntimeError(header.decode(errors="replace"))
         size_bytes = len(body)
-        file = Path(write_to).open("wb", buffering=0) if write_to else None
-        if file:
+        with Path(write_to or os.devnull).open("wb", buffering=0) as file:
             file.write(body)
-        while count := connection.recv_into(buffer):
-            size_bytes += count
-            if file:
-                file.write(buffer[:count])
-        if file:
-            file.close()
+            while count := connection.recv_into(buffer):
+                size_bytes += count
+                if write_to:
+                    file.write(buffer[:count])
     return Download(first_byte_s=first_byte_s, total_s=time.perf_counter() - started, size_bytes=size_bytes)
 
 

@@ -54,7 +54,7 @@ def counted_macs(config: VitConfig, depth: int) -> int:
     return counter.get_total_flops() // 2
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(config=vit_configs(), depth=st.integers(1, 4))
 def test_costs_of_random_configurations_equal_timms(config: VitConfig, depth: int) -> None:
     """Parameters equal timm's model, MACs equal torch's count of its forward pass, weight bytes follow."""

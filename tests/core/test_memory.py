@@ -73,7 +73,7 @@ def test_the_tracker_counts_a_known_program() -> None:
     assert 12288 <= live.peak <= 12288 + 4  # the sum's one float may come before the product is freed
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(config=vit_configs(), depth=st.integers(1, 3), batch_size=st.integers(1, 3))
 def test_memory_of_random_configurations_is_exact(config: VitConfig, depth: int, batch_size: int) -> None:
     """The formula equals, to the byte, what is alive at the peak of a real forward pass on the CPU."""

@@ -32,7 +32,7 @@ def test_named_sizes_have_timms_tensors_in_timms_order(size: str, depth: int, ma
     assert ours == timm_tensors(make_timm(config, depth))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(config=vit_configs(), depth=st.integers(1, 4))
 def test_random_configurations_have_timms_tensors_in_timms_order(config: VitConfig, depth: int) -> None:
     """Any valid configuration lists exactly the names, shapes and order of timm's state_dict."""

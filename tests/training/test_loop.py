@@ -1,0 +1,217 @@
+"""The training loop: its arithmetic, and that a run which was killed ends like one which was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tests.training.run_in_child import CONFIG, image_set, trainer
+from tleg_core.errors import CheckpointError, ConfigError
+from tleg_core.training.augmentation import Augmentation
+from tleg_core.training.checkpoint import Checkpoint
+from tleg_core.training.journal import Journal
+from tleg_core.training.loop import CHECKPOINT_NAME, Outcome, Trainer, TrainingConfig, TrainingDivergedError
+
+PLAIN = Augmentation(flip=0.0, shift=0)
+
+
+def linear_trainer(model: nn.Module, config: TrainingConfig, folder: Path, scale: float = 1.0) -> Trainer[nn.Module]:
+    """Return a run of `model` on flattened noise images, with cross-entropy times `scale`."""
+
+    def objective(images: Tensor, targets: Tensor) -> Outcome:
+        logits = model(images.flatten(1))
+        return Outcome(loss=scale * nn.functional.cross_entropy(logits, targets), logits=logits)
+
+    return Trainer(
+        model,
+        objective,
+        image_set(64),
+        config,
+        folder=folder,
+        identity={},
+        journal=Journal(folder / "journal.jsonl"),
+        device=torch.device("cpu"),
+    )
+
+
+def linear() -> nn.Linear:
+    """Return the same small model each time."""
+    torch.manual_seed(7)
+    return nn.Linear(8 * 8 * 3, 3)
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    """Whether two modules hold the same tensors, bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(left.state_dict().values(), right.state_dict().values(), strict=True))
+
+
+class CrashError(Exception):
+    """Raised from inside a run, as a crash would be."""
+
+
+def crash_after(run: Trainer[nn.Module], steps: int) -> None:
+    """Run until `steps` checkpoints were made, then crash."""
+    save = run.save
+    made = 0
+
+    def count() -> None:
+        nonlocal made
+        save()
+        made += 1
+        if made == steps:
+            raise CrashError
+
+    run.save = count  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        run.run()
+
+
+def test_micro_batches_give_the_gradient_of_the_large_batch(tmp_path: Path) -> None:
+    """Accumulation over 4 parts, the last gradient kept, equals plain autograd on the whole batch."""
+    model = linear()
+    config = TrainingConfig(epochs=1, batch_size=64, micro_batches=4, autocast=False, augmentation=PLAIN)
+    run = linear_trainer(model, config, tmp_path)
+    images, targets = run._batch()
+    expected = torch.autograd.grad(nn.functional.cross_entropy(model(images.flatten(1)), targets), list(model.parameters()))
+    run._update(images, targets)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-8)  # sums in another order
+
+
+def test_micro_batches_train_to_the_same_weights(tmp_path: Path) -> None:
+    """A whole run in parts ends where the run in one piece ends, up to rounding."""
+    weights = []
+    for parts in (1, 4):
+        config = TrainingConfig(epochs=2, batch_size=32, micro_batches=parts, autocast=False)
+        weights.append(linear_trainer(linear(), config, tmp_path / str(parts)).run().weight)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-5)  # Adam divides by small numbers
+
+
+def test_the_ema_starts_from_the_loaded_weights_and_is_the_result(tmp_path: Path) -> None:
+    """Its first value is the model's, its later ones the running average."""
+    model = linear()
+    start = model.weight.detach().clone()
+    run = linear_trainer(model, TrainingConfig(epochs=1, batch_size=64, ema_decay=0.75, autocast=False), tmp_path)
+    assert torch.equal(run.result.weight, start)
+    result = run.run()
+    assert result is not model
+    torch.testing.assert_close(result.weight, 0.75 * start + 0.25 * model.weight)
+
+
+def test_each_epoch_sees_every_image_once_in_another_order(tmp_path: Path) -> None:
+    """The order depends on seed and epoch only."""
+    config = TrainingConfig(epochs=2, batch_size=16, autocast=False, augmentation=PLAIN)
+    run = linear_trainer(linear(), config, tmp_path)
+    batches = []
+    for step in range(8):
+        run._step = step
+        batches.append(run._batch()[0])
+    first, second = torch.cat(batches[:4]), torch.cat(batches[4:])
+    assert not torch.equal(first, second)
+    assert torch.equal(first.flatten(1).sum(1).sort().values, second.flatten(1).sum(1).sort().values)
+
+
+def test_a_crashed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """With mixup, stochastic depth, EMA and bfloat16, from the middle of an epoch."""
+    undisturbed = trainer(tmp_path / "a").run()
+    crash_after(trainer(tmp_path / "b"), steps=57)
+    resumed = trainer(tmp_path / "b")
+    resumed.load()
+    assert same(resumed.run(), undisturbed)
+    assert not same(trainer(tmp_path / "c", seed=1).run(), undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path, number: signal.Signals) -> None:
+    """A real process is killed at an arbitrary moment; what it left goes on as if nothing had happened."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.run_in_child", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / CHECKPOINT_NAME).exists() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    child.send_signal(number)
+    _, message = child.communicate(timeout=60)
+    config = replace(CONFIG, epochs=1000)
+    step = Checkpoint.read(tmp_path / CHECKPOINT_NAME).facts["step"]
+    if number is not signal.SIGKILL:
+        assert f"stopped after step {step} of 41000" in message
+        assert "--resume" in message
+    resumed, undisturbed = trainer(tmp_path, config), trainer(tmp_path / "undisturbed", config)
+    resumed.load()
+    until = step + 10
+    crash_after(resumed, steps=10)
+    crash_after(undisturbed, steps=until)
+    assert same(resumed.result, undisturbed.result)
+
+
+def test_a_run_does_not_resume_another_ones_checkpoint(tmp_path: Path) -> None:
+    """The error names what differs; how often checkpoints are made may differ."""
+    crash_after(trainer(tmp_path), steps=2)
+    with pytest.raises(CheckpointError, match="of another run: training was"):
+        trainer(tmp_path, replace(CONFIG, lr=1e-3)).load()
+    trainer(tmp_path, replace(CONFIG, checkpoint_every_steps=9)).load()
+
+
+def test_checkpoints_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    """None at all, rubbish, and a safetensors file of another kind."""
+    run = trainer(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run.load()
+    (tmp_path / CHECKPOINT_NAME).write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run.load()
+    save_file({"x": torch.zeros(1)}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(CheckpointError, match="no checkpoint of tleg"):
+        run.load()
+
+
+def test_a_diverged_run_stops_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """A loss that is not finite is an error, and never reaches a file."""
+    config = TrainingConfig(epochs=1, batch_size=64, autocast=False)
+    with pytest.raises(TrainingDivergedError, match="learning rate"):
+        linear_trainer(linear(), config, tmp_path, scale=float("inf")).run()
+    assert not (tmp_path / CHECKPOINT_NAME).exists()
+
+
+def test_the_journal_has_a_line_an_epoch(tmp_path: Path) -> None:
+    """Loss, accuracy and rate are there for machines."""
+    linear_trainer(linear(), TrainingConfig(epochs=2, batch_size=32, autocast=False), tmp_path).run()
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["event"] == "epoch"] == [1, 2]
+    assert lines[-1]["loss"] > 0
+    assert 0 <= lines[-1]["train_top1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("micro_batches", 3),
+        ("warmup_epochs", 5),
+        ("lr", 0.0),
+        ("weight_decay", float("nan")),
+        ("ema_decay", 1.0),
+    ],
+)
+def test_settings_outside_their_limits_are_refused(field: str, value: float) -> None:
+    """The error names the field."""
+    with pytest.raises(ConfigError, match=field):
+        TrainingConfig(**({"epochs": 5, "batch_size": 128} | {field: value}))
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    """It would be an epoch without a step."""
+    with pytest.raises(ConfigError, match="batch_size: 65 is more than the 64 images"):
+        linear_trainer(linear(), TrainingConfig(epochs=1, batch_size=65), tmp_path)

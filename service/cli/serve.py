@@ -8,7 +8,7 @@ import signal
 import socket
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
@@ -54,6 +54,7 @@ def serve(
     shipped: Annotated[bool, typer.Option(help="Serve the learngenes shipped with the package.")] = True,
 ) -> None:
     """Serve the API, with a private Redis in the data folder unless TLEG_REDIS_URL names one."""
+    signal.signal(signal.SIGTERM, _unwind)  # uvicorn takes the signal while it runs, and raises it again when it has shut down
     given = {"host": host, "port": port, "data_dir": data_dir, "learngenes": tuple(learngene) if learngene else None}
     given |= {"shipped": None if shipped else False}
     settings = Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
@@ -75,10 +76,13 @@ def serve(
         )
         address = f"http://{_host_in_url(settings.host)}:{listening.getsockname()[1]}"
         err.print(f"tleg serves on {address} (docs: {address}/docs); Ctrl-C stops it")
-        # uvicorn raises a signal again once it has shut down; ours must then not end the process before Redis is stopped
-        signal.signal(signal.SIGTERM, lambda *_: None)
         with contextlib.suppress(KeyboardInterrupt):
             _Server(config, app).run(sockets=[listening])
+
+
+def _unwind(*_: object) -> NoReturn:
+    """End the process by way of the context managers, so that Redis is stopped in order."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,42 +6,42 @@ torch takes seconds to load.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from tleg_core.errors import ConfigError, TlegError
-from tleg_core.images import ImageSet, load_image_set
+from service.cli.training_options import (
+    TEST_HELP,
+    AutocastOption,
+    BatchOption,
+    CheckpointOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    FlipOption,
+    MicroOption,
+    ResumeOption,
+    SeedOption,
+    ShiftOption,
+    TestDataOption,
+    WarmupOption,
+    command_line,
+    load_both,
+    parse_depths,
+    resolve_device,
+    run_folder,
+)
+from tleg_core import __version__
+from tleg_core.errors import ConfigError
+from tleg_core.images import load_image_set
 from tleg_core.vit import VIT_SIZES, VitConfig
-
-if TYPE_CHECKING:
-    import torch
 
 ancestry_app = typer.Typer(
     help="Ancestry models: the trained teachers that learngenes are distilled from.", no_args_is_help=True
 )
-
-_DATA_HELP = "Parquet (Hub convention), a folder of class folders, or a folder of gzipped IDX files (its train part)."
-_TEST_HELP = "The same kinds; of a folder with parts, the test part is read."
-
-DataOption = Annotated[Path, typer.Option("--data", help=f"Training images: {_DATA_HELP}")]
-TestDataOption = Annotated[Path, typer.Option("--test-data", help=f"Test images: {_TEST_HELP}")]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the initial weights, the images' order and augmentation.")]
-EpochsOption = Annotated[int, typer.Option(help="Passes over the training images.")]
-BatchOption = Annotated[int, typer.Option(help="Images for one update.")]
-MicroOption = Annotated[int, typer.Option(help="Compute each batch in this many parts: less memory, the same gradient.")]
-WarmupOption = Annotated[int, typer.Option(help="Epochs of linear warm-up.")]
-AutocastOption = Annotated[bool, typer.Option("--bf16/--fp32", help="bfloat16 autocast, or everything in float32.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")]
-CheckpointOption = Annotated[int, typer.Option(help="Updates between checkpoints.")]
-FlipOption = Annotated[float, typer.Option(help="Probability of a horizontal flip, 0..1.")]
-ShiftOption = Annotated[int, typer.Option(help="Largest random shift, in pixels of the stored image.")]
 
 
 @ancestry_app.command("fit")
@@ -72,12 +72,13 @@ def fit(
     """Fine-tune a pretrained timm model on a data set, to be the ancestry model of `tleg train`."""
     from tleg_core.training.ancestry import AncestryCard, fit_ancestry
     from tleg_core.training.augmentation import Augmentation
+    from tleg_core.training.config import TrainingConfig
     from tleg_core.training.journal import Journal
-    from tleg_core.training.loop import JOURNAL_NAME, TrainingConfig
+    from tleg_core.training.loop import JOURNAL_NAME
 
     console = Console()
-    folder = _run_folder(out, resume)
-    images, test_images = _load_both(data, test_data)
+    folder = run_folder(out, resume)
+    images, test_images = load_both(data, test_data)
     card = AncestryCard(
         architecture=architecture,
         img_size=img_size,
@@ -90,14 +91,14 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
-        warmup_epochs=warmup_epochs,
+        warmup_epochs=min(warmup_epochs, epochs - 1),
         autocast=autocast,
         seed=seed,
         augmentation=Augmentation(flip=flip, shift=shift),
         checkpoint_every_steps=checkpoint_every_steps,
     )
     with Journal(folder / JOURNAL_NAME, console) as journal:
-        journal.write("start", command=_command())
+        journal.write("start", command=command_line())
         fit_ancestry(
             card,
             weights,
@@ -107,7 +108,7 @@ def fit(
             out=out,
             folder=folder,
             journal=journal,
-            device=_device(device),
+            device=resolve_device(device),
             resume=resume,
         )
 
@@ -117,7 +118,7 @@ def train(
     data: DataOption,
     ancestry: Annotated[Path, typer.Option(help="The ancestry model's file, from `tleg ancestry fit`.")],
     out: Annotated[Path, typer.Option(help="The learngene file to write; checkpoints and journal go to a folder beside it.")],
-    test_data: Annotated[Path | None, typer.Option(help=f"Test images, measured after each epoch. {_TEST_HELP}")] = None,
+    test_data: Annotated[Path | None, typer.Option(help=f"Test images, measured after each epoch. {TEST_HELP}")] = None,
     name: Annotated[str | None, typer.Option(help="The learngene's id; default: the name of --out.")] = None,
     size: Annotated[str, typer.Option(help=f"Width and heads by name: {', '.join(VIT_SIZES)}.")] = "tiny",
     embed_dim: Annotated[int | None, typer.Option(help="Width, instead of the size's.")] = None,
@@ -152,10 +153,11 @@ def train(
     """Train a learngene (TLEG, stage 1): distil an ancestry model into an auxiliary model expanded from it."""
     from tleg_core.training.ancestry import AncestryModel
     from tleg_core.training.augmentation import Augmentation
+    from tleg_core.training.config import TrainingConfig
     from tleg_core.training.distillation import Distillation, KdNormalisation
     from tleg_core.training.evaluate import measure_depths
     from tleg_core.training.journal import Journal
-    from tleg_core.training.loop import JOURNAL_NAME, TrainingConfig
+    from tleg_core.training.loop import JOURNAL_NAME
     from tleg_core.training.stage_one import StageOne, train_learngene
 
     console = Console()
@@ -175,11 +177,11 @@ def train(
         checkpoint_every_steps=checkpoint_every_steps,
     )
     distillation = Distillation(alpha=alpha, temperature=temperature, normalisation=KdNormalisation(kd_normalisation))
-    folder = _run_folder(out, resume)
+    folder = run_folder(out, resume)
     if test_data is None:
         images, test_images = load_image_set(data), None
     else:
-        images, test_images = _load_both(data, test_data)
+        images, test_images = load_both(data, test_data)
     stage = StageOne(
         name=out.stem if name is None else name,
         config=_network(
@@ -195,16 +197,16 @@ def train(
         distillation=distillation,
         drop_path_rate=drop_path,
     )
-    where = _device(device)
+    where = resolve_device(device)
     with Journal(folder / JOURNAL_NAME, console) as journal:
-        journal.write("start", command=_command())
+        journal.write("start", command=command_line())
         learngene = train_learngene(
             stage,
             AncestryModel.open(ancestry),
             images,
             test_data=test_images,
             folder=folder,
-            command=_command(),
+            command=command_line(),
             licence=licence,
             journal=journal,
             device=where,
@@ -224,7 +226,7 @@ def train(
 def evaluate(
     *,
     learngene: Annotated[Path, typer.Argument(help="The learngene's file; the accuracy is written into it.")],
-    data: Annotated[Path, typer.Option(help=f"Test images. {_TEST_HELP}")],
+    data: Annotated[Path, typer.Option(help=f"Test images. {TEST_HELP}")],
     depths: Annotated[str | None, typer.Option(help="Depths such as 3,6,9-12; default: all that the learngene offers.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many images only.")] = None,
     batch_size: BatchOption = 500,
@@ -242,17 +244,18 @@ def evaluate(
         if limit < 1:
             raise ConfigError("limit", f"must be at least 1, not {limit}")
         images = images.head(limit)
-    chosen = _depths(depths, gene.description.min_depth, gene.description.max_depth)
+    chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
     table = Table("depth", "top-1", title=f"{gene.name} on {images.name} ({len(images):,} images, {config.img_size} px)")
     measured = []
-    for entry in measure_depths(gene, images, depths=chosen, device=_device(device), batch_size=batch_size):
+    for entry in measure_depths(gene, images, depths=chosen, device=resolve_device(device), batch_size=batch_size):
         measured.append(entry)
         table.add_row(str(entry.depth), f"{entry.top1:.2%}")
     Console().print(table)
     if write:
         replaced = {(entry.depth, entry.data_set) for entry in measured}
         kept = [entry for entry in gene.description.accuracy if (entry.depth, entry.data_set) not in replaced]
-        gene.with_description(accuracy=(*kept, *measured)).write(learngene)
+        accuracy = sorted([*kept, *measured], key=lambda entry: (entry.data_set, entry.depth))
+        gene.with_description(accuracy=tuple(accuracy)).write(learngene)
 
 
 def import_checkpoint(
@@ -275,7 +278,7 @@ def import_checkpoint(
     from tleg_core.description import Provenance
     from tleg_core.training.official_checkpoint import import_official
 
-    provenance = Provenance(data_set=data_set, ancestry=ancestry, command=_command(), version=_version(), licence=licence)
+    provenance = Provenance(data_set=data_set, ancestry=ancestry, command=command_line(), version=__version__, licence=licence)
     gene = import_official(
         checkpoint,
         name=out.stem if name is None else name,
@@ -306,63 +309,3 @@ def _network(
         patch_size=patch_size,
         num_classes=num_classes,
     )
-
-
-def _load_both(data: Path, test_data: Path) -> tuple[ImageSet, ImageSet]:
-    """Return training and test images; raises `ConfigError` where they are the same or have other classes."""
-    images, test_images = load_image_set(data), load_image_set(test_data, split="test")
-    if images.class_names != test_images.class_names:
-        raise ConfigError("test_data", f"the classes of {test_images.name} are not those of {images.name}")
-    if images.digest() == test_images.digest():
-        raise ConfigError("test_data", "holds the very images of --data")
-    return images, test_images
-
-
-def _run_folder(out: Path, resume: bool) -> Path:
-    """Return the folder of checkpoints beside `out`; raises `ConfigError` where a new run would overwrite an old one."""
-    from tleg_core.training.loop import CHECKPOINT_NAME
-
-    if out.suffix != ".safetensors":
-        raise ConfigError("out", f"must end in .safetensors, not {out.name!r}")
-    folder = out.with_suffix(".run")
-    if not resume and (folder / CHECKPOINT_NAME).exists():
-        raise ConfigError("out", f"{folder} holds the checkpoint of an earlier run: give --resume, or remove it")
-    return folder
-
-
-def _depths(text: str | None, low: int, high: int) -> list[int]:
-    """Return the depths of `3,6,9-12`, or all from `low` to `high`."""
-    if text is None:
-        return list(range(low, high + 1))
-    depths: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        try:
-            depths |= set(range(int(first), int(last or first) + 1))
-        except ValueError:
-            raise ConfigError("depths", f"must be like 3,6,9-12, not {text!r}") from None
-    if not depths or min(depths) < low or max(depths) > high:
-        raise ConfigError("depths", f"must lie within {low} to {high}, not {text!r}")
-    return sorted(depths)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TlegError(f"device: cannot compute on {name!r}: {str(error).splitlines()[0]}") from error
-
-
-def _command() -> str:
-    """Return the command line as it was given, under the program's name."""
-    return shlex.join(["tleg", *sys.argv[1:]])
-
-
-def _version() -> str:
-    from tleg_core import __version__
-
-    return __version__

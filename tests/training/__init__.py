@@ -1,1 +1,1 @@
-"""Tests of the training."""
+"""Tests of the training against formulas, timm and plain torch, on tiny real models."""

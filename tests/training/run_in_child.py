@@ -15,8 +15,9 @@ from tleg_core.images import ImageSet
 from tleg_core.schedule import Polynomial
 from tleg_core.training.augmentation import Augmentation
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.config import TrainingConfig
 from tleg_core.training.journal import Journal
-from tleg_core.training.loop import Outcome, Trainer, TrainingConfig
+from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.vit import VitConfig
 
 NETWORK = VitConfig(embed_dim=16, num_heads=2, img_size=8, patch_size=4, num_classes=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -102,6 +103,12 @@ def test_components_are_the_authors_tensors_bit_for_bit(official: dict[str, Tens
     for component, which in enumerate(("base", "ilayer")):
         expected = official[f"blocks.block.attn.qkv.instances.0.weight_{which}"].half().float().numpy()
         np.testing.assert_array_equal(qkv[component], expected)
+
+
+def test_a_whole_training_checkpoint_is_read(official: dict[str, Tensor], tmp_path: Path) -> None:
+    """The authors save optimiser state and the parsed options beside the model."""
+    content = {"model": official, "optimizer": {"state": {}}, "epoch": 149, "args": argparse.Namespace(lr=5e-4, data="x")}
+    assert read(tmp_path / "checkpoint.pth", content).digest == read(tmp_path / "bare.pth", official).digest
 
 
 def test_the_network_is_read_from_the_shapes(official: dict[str, Tensor], tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from tleg_core.description import Preprocessing
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet
 from tleg_core.training.checkpoint import publish_tensors, read_tensors
+from tleg_core.training.config import TrainingConfig
 from tleg_core.training.evaluate import Top1, measure_top1
 from tleg_core.training.journal import Journal
-from tleg_core.training.loop import Outcome, Trainer, TrainingConfig
+from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.preprocessing import prepare
 
 _METADATA_KEY = "tleg.ancestry"

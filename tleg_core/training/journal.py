@@ -24,7 +24,7 @@ class Journal:
 
     def __init__(self, path: Path, console: Console | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
         self._console = console or Console(quiet=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -43,7 +43,6 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        self._file.close()
 
     def show_step(self, step: int, total: int, state: str) -> None:
         """Move the bar to `step` of `total`, with a word on the run's state."""
@@ -54,7 +53,7 @@ class Journal:
     def write(self, event: str, message: str | None = None, **facts: object) -> None:
         """Append a line for machines and, with `message`, one for people."""
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         if message is not None:
             self._console.print(message, highlight=False, soft_wrap=True)

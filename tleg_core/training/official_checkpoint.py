@@ -10,6 +10,7 @@ Shape legend: K = 2 components, D embed_dim, T tokens, C classes.
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 from collections.abc import Mapping
@@ -98,7 +99,8 @@ def import_official(
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the checkpoint's tensors by the authors' names."""
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # of the authors' options; holds data, runs nothing
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as a checkpoint of plain tensors: {reason}") from error

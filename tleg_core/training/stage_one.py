@@ -20,10 +20,11 @@ from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
 from tleg_core.training.ancestry import AncestryModel
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.config import TrainingConfig
 from tleg_core.training.distillation import Distillation, distillation_loss
 from tleg_core.training.evaluate import Top1, measure_top1
 from tleg_core.training.journal import Journal
-from tleg_core.training.loop import Outcome, Trainer, TrainingConfig
+from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.preprocessing import prepare
 from tleg_core.vit import VitConfig
 

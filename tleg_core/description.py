@@ -25,6 +25,9 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-)){0,61}[a-z0-9]")
 """Names become part of a Hub repository's name, which forbids `--` and a hyphen at either end."""
 
 
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # timm's names
+
+
 class Method(StrEnum):
     """The methods whose learngenes are a basis with a schedule."""
 
@@ -63,6 +66,13 @@ class Preprocessing:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ConfigError("preprocessing.interpolation", f"must be one of {', '.join(_INTERPOLATIONS)}")
+        numbers = (*self.mean, *self.std, self.crop_pct)
+        if any(not _is_number(number) for number in numbers) or any(number <= 0 for number in (*self.std, self.crop_pct)):
+            raise ConfigError("preprocessing", "needs finite numbers, std and crop_pct above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +142,12 @@ class Description:
             raise ConfigError("class_names", f"{len(self.class_names)} names for {self.config.num_classes} classes")
         if any(not isinstance(text, str) for text in (*self.class_names, *asdict(self.provenance).values())):
             raise ConfigError("provenance", "its values and the class names must be strings")
-        prep = self.preprocessing
-        if not isinstance(prep.interpolation, str):
-            raise ConfigError("preprocessing", "needs the name of an interpolation")
-        numbers = (*prep.mean, *prep.std, prep.crop_pct)
-        if any(not _is_number(number) for number in numbers) or any(number <= 0 for number in (*prep.std, prep.crop_pct)):
-            raise ConfigError("preprocessing", "needs finite numbers, std and crop_pct above 0")
-        if not len(prep.mean) == len(prep.std) == self.config.in_chans:
+        if not len(self.preprocessing.mean) == len(self.preprocessing.std) == self.config.in_chans:
             raise ConfigError("preprocessing", f"needs {self.config.in_chans} means and stds, one for each channel")
         if len({(entry.depth, entry.data_set) for entry in self.accuracy}) != len(self.accuracy):
             raise ConfigError("accuracy", "names a member and a data set twice")
+        if any(not self.min_depth <= entry.depth <= self.max_depth for entry in self.accuracy):
+            raise ConfigError("accuracy", f"is of a depth that is not offered, {self.min_depth}..{self.max_depth}")
 
     def core_json(self) -> dict[str, Json]:
         """Return the part that decides descendants' weights, which the digest covers."""

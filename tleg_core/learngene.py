@@ -12,7 +12,6 @@ Shape legend: K components.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tleg_core.atomic_file import atomic_file
-from tleg_core.canonical import canonical_json, sha256_hex
+from tleg_core.canonical import canonical_json, sha256_hex, strict_json
 from tleg_core.description import Description
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
 from tleg_core.tensorfile import DType, Header, encode_header, parse_header
@@ -155,11 +154,11 @@ def _read_description(source: str, header: Header) -> tuple[Description, object]
     if text is None:
         raise LearngeneFileError(source, "is a safetensors file but no learngene: its metadata has no description")
     try:
-        value = json.loads(text)
+        value = strict_json(text)
         if not isinstance(value, dict):
             raise ConfigError("description", "must be an object")
         return Description.from_json(value), value["digest"]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LearngeneFileError(source, f"its description is not valid JSON: {error}") from None
     except (ConfigError, TypeError) as error:
         raise LearngeneFileError(source, f"its description is not valid: {str(error)[:_MESSAGE_CHARS]}") from None

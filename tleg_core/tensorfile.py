@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tleg_core.canonical import strict_json
 from tleg_core.errors import LearngeneFileError
 from tleg_core.vit import Shape
 
@@ -119,8 +120,8 @@ def parse_header(source: str, content: memoryview) -> Header:
     if data_start > len(content):
         raise fail(f"header of {length:,} bytes is cut short")
     try:
-        header = json.loads(bytes(content[_LENGTH.size : data_start]).decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        header = strict_json(bytes(content[_LENGTH.size : data_start]).decode())
+    except ValueError as error:
         raise fail(f"header is not valid JSON: {error}") from None
     if not isinstance(header, dict):
         raise fail("header is not a JSON object")
@@ -141,6 +142,9 @@ def parse_header(source: str, content: memoryview) -> Header:
 _ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
+_MAX_DIMENSIONS = 8  # no tensor of a network has more
+
+
 def _entry(source: str, name: str, value: object) -> Entry:
     """Read one tensor's description, its byte range checked against its shape."""
     match value:
@@ -148,18 +152,10 @@ def _entry(source: str, name: str, value: object) -> Entry:
             whole = all(
                 isinstance(side, int) and not isinstance(side, bool) and 0 <= side < 2**40 for side in (*shape, start, stop)
             )
-            if whole and code in _ITEMSIZES:
+            if whole and code in _ITEMSIZES and len(shape) <= _MAX_DIMENSIONS:
                 size_bytes = _ITEMSIZES[code]
                 for side in shape:
                     size_bytes *= side
                 if stop - start == size_bytes:
                     return Entry(code=code, shape=tuple(shape), start=start, stop=stop)
     raise LearngeneFileError(source, f"tensor {name[:80]} has a description that is not valid")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, refusing a name that stands twice."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return result

@@ -81,6 +81,8 @@ class VitConfig:
             or self.mlp_width < 1
         ):
             raise ConfigError("mlp_ratio", f"must be above 0 and at most 16, not {self.mlp_ratio!r}")
+        # 4 and 4.0 are one network, and must be one in the canonical JSON that digests are taken of
+        object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
         if not isinstance(self.class_token, bool):
             raise ConfigError("class_token", f"must be true or false, not {self.class_token!r}")
         if self.global_pool not in ("avg", "token"):

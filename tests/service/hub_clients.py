@@ -1,0 +1,119 @@
+"""Unmodified clients of the Hub, run as `python -m tests.service.hub_clients NAME ARGUMENT...` in a process of their own.
+
+They read `HF_ENDPOINT` when they are imported, so it must be set before. Each function prints one JSON value.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def huggingface_hub(repo: str) -> dict[str, Any]:
+    """Use every call of huggingface_hub that HUB.md lists."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    def error(call: Any) -> str:
+        try:
+            call()
+        except Exception as raised:  # noqa: BLE001 (its type is the result)
+            return type(raised).__name__
+        return "none"
+
+    path = Path(hub.hf_hub_download(repo, "model.safetensors"))
+    snapshot = Path(hub.snapshot_download(repo))
+    info = hub.model_info(repo)
+    pinned = Path(hub.snapshot_download(repo, revision=info.sha))
+    metadata = hub.get_safetensors_metadata(repo)
+    entries = {entry.path: entry for entry in hub.HfApi().list_repo_tree(repo)}
+    unknown = repo.split("/")[0] + "/m-" + "0" * 32
+    return {
+        "path": str(path),
+        "snapshot": sorted(file.name for file in snapshot.iterdir()),
+        "pinned": str(pinned) == str(snapshot),
+        "sha": info.sha,
+        "siblings": sorted(sibling.rfilename for sibling in info.siblings),
+        "parameters": sum(metadata.parameter_count.values()),
+        "exists": [hub.repo_exists(repo), hub.repo_exists(unknown), hub.file_exists(repo, "config.json")],
+        "lfs_sha256": entries["model.safetensors"].lfs.sha256,
+        "sizes": {name: entry.size for name, entry in entries.items()},
+        "errors": [
+            error(lambda: hub.hf_hub_download(repo, "pytorch_model.bin")),
+            error(lambda: hub.hf_hub_download(repo, "config.json", revision="nothing")),
+            error(lambda: hub.hf_hub_download(repo, "config.json", revision="0" * 40)),
+            error(lambda: hub.model_info(unknown)),
+            error(lambda: hub.snapshot_download(unknown)),
+            error(lambda: hub.hf_hub_download("somebody/else", "config.json")),
+            error(lambda: hub.model_info(repo, revision="nothing")),
+        ],
+        "expected": [
+            errors.EntryNotFoundError.__name__,
+            errors.RevisionNotFoundError.__name__,
+            errors.RevisionNotFoundError.__name__,
+            errors.RepositoryNotFoundError.__name__,
+            errors.RepositoryNotFoundError.__name__,
+            errors.RepositoryNotFoundError.__name__,
+            errors.RevisionNotFoundError.__name__,
+        ],
+    }
+
+
+def download(repo: str) -> str:
+    """Download the weights and return where they lie."""
+    import huggingface_hub as hub
+
+    return hub.hf_hub_download(repo, "model.safetensors")
+
+
+def model_libraries(repo: str, readable: str, commit: str, by_hand: str) -> dict[str, Any]:
+    """Load a model with timm and transformers; return what they make of the same images."""
+    import timm
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageClassification
+
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def logits(network: torch.nn.Module, images: torch.Tensor = images) -> list[list[float]]:
+        with torch.inference_mode():
+            output = network.eval()(images)
+        tensor: torch.Tensor = getattr(output, "logits", output)
+        return [[float(number) for number in row] for row in tensor]
+
+    loaded = timm.create_model(f"hf-hub:{repo}", pretrained=True)
+    config = timm.create_model(f"hf-hub:{repo}", pretrained=False).pretrained_cfg
+    manual = timm.create_model(
+        "vit_tiny_patch16_224",
+        num_classes=10,
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        num_heads=2,
+        depth=len(loaded.blocks),
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+    )
+    manual.load_state_dict(load_file(by_hand), strict=True)
+    transformed = AutoModelForImageClassification.from_pretrained(repo)
+    larger = timm.create_model(f"hf-hub:{repo}", pretrained=True, img_size=64)
+    other_head = timm.create_model(f"hf-hub:{repo}", pretrained=True, num_classes=3)
+    return {
+        "by hand": logits(manual),
+        "timm": logits(loaded),
+        "timm, pinned": logits(timm.create_model(f"hf-hub:{repo}@{commit}", pretrained=True)),
+        "timm, by its readable name": logits(timm.create_model(f"hf-hub:{readable}", pretrained=True)),
+        "transformers": logits(transformed),
+        "labels": list(transformed.config.id2label.values()),
+        "mean": list(config["mean"]),
+        "other head": list(other_head.head.weight.shape),
+        "other head's blocks": bool(torch.equal(other_head.blocks[1].mlp.fc1.weight, loaded.blocks[1].mlp.fc1.weight)),
+        "larger": len(logits(larger, torch.rand(1, 3, 64, 64))[0]),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])) + "\n")

@@ -1,0 +1,59 @@
+"""Records outlive the server and its Redis, in order or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.service.server import ServerProcess
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["in order", "server killed", "both killed"])
+def test_models_survive_a_restart(how: str, learngene_files: list[Path], tmp_path: Path) -> None:
+    """After any end of the server and its Redis the next one answers what the last one answered."""
+    server = ServerProcess(tmp_path / "data", learngene_files).start()
+    created = [
+        httpx.post(f"{server.url}/models", json={"learngene": "tiny-tleg", "budget": {"depth": depth}}).json()
+        for depth in range(1, 6)
+    ]
+    listed = httpx.get(f"{server.url}/models").json()
+    redis_process = psutil.Process(server.redis_pid())
+    match how:
+        case "in order":
+            assert server.stop() == 0
+            assert not redis_process.is_running()
+        case "server killed":
+            server.stop(signal_number=signal.SIGKILL)
+            assert redis_process.is_running()  # left behind; the next server stops it
+        case "both killed":
+            os.kill(redis_process.pid, signal.SIGKILL)
+            server.stop(signal_number=signal.SIGKILL)
+    with server:
+        assert httpx.get(f"{server.url}/models").json() == listed
+        for model in created:
+            got = httpx.get(f"{server.url}/models/{model['id']}").json()
+            assert got == {name: value for name, value in model.items() if name != "selected_by"}
+        again = httpx.post(f"{server.url}/models", json={"learngene": "tiny-tleg", "budget": {"depth": 3}})
+        assert (again.status_code, again.json()["created_at"]) == (200, created[2]["created_at"])
+        if how == "server killed":
+            assert not redis_process.is_running()
+    assert not psutil.pid_exists(server.redis_pid()) if (tmp_path / "data" / "redis" / "redis.pid").exists() else True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_ends_in_order_and_leaves_nothing_behind(
+    signal_number: int, learngene_files: list[Path], tmp_path: Path
+) -> None:
+    """On SIGTERM and Ctrl-C the exit code is 0, Redis is gone, and the log has no traceback."""
+    server = ServerProcess(tmp_path / "data", learngene_files).start()
+    redis_process = psutil.Process(server.redis_pid())
+    assert server.stop(signal_number=signal_number) == 0
+    assert not redis_process.is_running()
+    assert "Traceback" not in server.log.read_text()

@@ -1,0 +1,72 @@
+"""What people see in a browser: the page at the root and the API's documentation, both without foreign addresses."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from starlette.testclient import TestClient
+
+from tests.service.conftest import ApiFactory
+
+
+class _Links(HTMLParser):
+    """Collects what a browser would load or offer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.open_tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.targets += [value for name, value in attrs if name in ("href", "src") and value]
+
+
+def links(html: str) -> list[str]:
+    """Return every href and src of a page."""
+    parser = _Links()
+    parser.feed(html)
+    return parser.targets
+
+
+def test_the_root_page_shows_learngenes_and_commands(api: TestClient) -> None:
+    """Every learngene, the plot of every measured data set, and commands with this server's own address."""
+    answer = api.get("/")
+    assert answer.headers["Content-Type"].startswith("text/html")
+    for text in ("tiny-tleg", "tiny-polynomial", "tiny-stagewise", "http://tleg.test/models", "80.0%", "digits", "<svg"):
+        assert text in answer.text
+    for link in links(answer.text):
+        assert api.get(link).status_code == 200, link
+
+
+def test_the_root_page_loads_nothing_from_elsewhere(api: TestClient) -> None:
+    """It works where there is no internet."""
+    assert not [link for link in links(api.get("/").text) if re.match(r"(https?:)?//", link)]
+
+
+def test_the_root_page_works_without_any_learngene(open_api: ApiFactory, redis_url: str) -> None:
+    """An empty server has a page, empty lists, and a POST that says why it gives nothing."""
+    with open_api(redis_url, learngenes=()) as api:
+        assert api.get("/").status_code == 200
+        assert api.get("/learngenes").json()["data"] == []
+        front = api.get("/frontier").json()
+        assert (front["data"], front["data_set"]) == ([], None)
+        answer = api.post("/models", json={})
+        assert answer.status_code == 422
+        assert "no learngene" in answer.json()["detail"]
+
+
+def test_the_root_page_escapes_the_host_header(api: TestClient) -> None:
+    """A hostile Host cannot put markup into the page."""
+    text = api.get("/", headers={"Host": "x<script>alert(1)</script>"}).text
+    assert "<script>alert" not in text
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(api: TestClient) -> None:
+    """/docs brings its own scripts: no address of a content delivery network, and every file of it is there."""
+    html = api.get("/docs").text
+    assert not re.findall(r"""["'](?:https?:)?//[^"']+""", html)
+    targets = [link for link in links(html) if not link.startswith("data:")]
+    assert targets
+    for link in targets:
+        assert api.get(link).status_code == 200, link

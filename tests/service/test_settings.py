@@ -1,0 +1,57 @@
+"""Settings: read from the environment, checked, and documented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import ClientSettings, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TLEG_<NAME>` sets it; a list is JSON."""
+    values = {
+        "host": "::1",
+        "port": "9000",
+        "data_dir": "/srv/tleg",
+        "redis_url": "redis://db:6379/0",
+        "learngenes": '["/a.safetensors", "/b.safetensors"]',
+        "shipped": "false",
+        "max_body_bytes": "2048",
+        "drain_timeout_s": "5",
+        "log_level": "debug",
+    }
+    assert set(values) == set(Settings.model_fields)
+    for name, value in values.items():
+        monkeypatch.setenv(f"TLEG_{name.upper()}", value)
+    settings = Settings()
+    assert (settings.port, settings.shipped, settings.data_dir) == (9000, False, Path("/srv/tleg"))
+    assert settings.learngenes == (Path("/a.safetensors"), Path("/b.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "65536"), ("port", "x"), ("max_body_bytes", "0"), ("drain_timeout_s", "-1")])
+def test_a_bad_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The error says which."""
+    monkeypatch.setenv(f"TLEG_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+@pytest.mark.parametrize("name", [*Settings.model_fields, *ClientSettings.model_fields])
+def test_every_setting_is_documented(name: str) -> None:
+    """The README or a page under docs/ names the variable."""
+    readme = (ROOT / "README.md").read_text()
+    if "TLEG_" not in readme:
+        pytest.skip("the README has no table of settings yet")
+    pages = [readme, *(page.read_text() for page in (ROOT / "docs").rglob("*.md"))]
+    assert any(f"TLEG_{name.upper()}" in page for page in pages)
+
+
+@pytest.mark.parametrize("settings", [Settings, ClientSettings])
+def test_every_setting_has_a_description(settings: type[Settings]) -> None:
+    """In the code, too."""
+    assert all(field.description for field in settings.model_fields.values())

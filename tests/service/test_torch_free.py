@@ -1,0 +1,45 @@
+"""The API process never loads torch, whatever it is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.server import ServerProcess
+
+
+def test_importing_the_application_leaves_torch_out() -> None:
+    """Neither torch nor anything that loads it is among the modules, with every route and the command that serves."""
+    code = "import sys, service.api.app, service.cli.serve; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_a_server_that_was_asked_everything_has_no_torch_mapped(server: ServerProcess, http: httpx.Client) -> None:
+    """After a request to each route of the document no library of torch is in the process."""
+    model = http.post("/models", json={"learngene": "tiny-tleg", "budget": {"depth": 3}}).json()
+    http.post("/models/batch", json={"requests": [{"image_size": 64, "num_classes": 3, "head": "random"}]})
+    values = {
+        "{model_id}": model["id"],
+        "{learngene_id}": "tiny-tleg",
+        "{namespace}": "tleg",
+        "{name}": "tiny-tleg-d3",
+        "{revision}": "main",
+        "{file}": "model.safetensors",
+    }
+    for path, methods in http.get("/openapi.json").json()["paths"].items():
+        for placeholder, value in values.items():
+            path = path.replace(placeholder, value)
+        assert "{" not in path
+        if "get" in methods:
+            assert http.get(path).status_code == 200, path
+    for page in ("/", "/docs"):
+        assert http.get(page).status_code == 200
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "/python" in maps
+    assert not [line for line in maps.splitlines() if "torch" in line]

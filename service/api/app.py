@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 
 from service.api.body_limit import BodyLimit
 from service.api.dependencies import Resources
@@ -20,7 +20,7 @@ from service.storage.model_store import ModelStore
 from service.storage.weights import Weights
 from tleg_core import __version__
 
-_REDIS_CONNECTIONS = 32
+_REDIS_CONNECTIONS = 512  # requests that may wait for Redis at once; more are answered 503
 _REDIS_TIMEOUT_S = 5
 
 _DESCRIPTION = """
@@ -43,11 +43,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        pool = BlockingConnectionPool.from_url(
+        pool = ConnectionPool.from_url(
             redis_url,
             decode_responses=True,
             max_connections=_REDIS_CONNECTIONS,
-            timeout=_REDIS_TIMEOUT_S,
             socket_timeout=_REDIS_TIMEOUT_S,
         )
         redis = Redis(connection_pool=pool)
@@ -66,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     install_problem_handlers(app)
-    for resource in (learngenes, models, frontier, health, hub, page):
+    for resource in (models, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)
     return app
 

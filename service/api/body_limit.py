@@ -1,4 +1,8 @@
-"""The limit of request bodies: a larger one is refused before it is read."""
+"""The limit of request bodies: a larger one is refused before it is read.
+
+Starlette has such a middleware since 1.10; it answers text/plain where a route never reads the body, and here every error is a
+problem.
+"""
 
 from __future__ import annotations
 

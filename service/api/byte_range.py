@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(?:0*(?=\d))?(\d*)-(?:0*(?=\d))?(\d*)", re.IGNORECASE)  # leading zeros are left out
 _MAX_DIGITS = 19  # of a position; a longer number lies outside any file
 
 

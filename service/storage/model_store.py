@@ -18,6 +18,7 @@ from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreU
 from service.domain.model import Model, is_model_id
 from service.storage import keys
 
+_FIELDS = ("record", "created_at", "sha256")
 _ADD_MODEL = (Path(__file__).parent / "scripts" / "add_model.lua").read_text()
 
 
@@ -52,31 +53,29 @@ class ModelStore:
 
     async def add(self, model: Model) -> tuple[StoredModel, bool]:
         """Record a model unless it is there; return it, and whether it was added."""
+        key = keys.model(model.id)
         async with _unavailable():
-            record, sha256 = _texts(await self._redis.mget(keys.model(model.id), keys.sha256(model.id)))
+            created_at, sha256 = _texts(await self._redis.hmget(key, "created_at", "sha256"))
             added = False
-            if record is None:
+            if created_at is None:
                 now = datetime.now(UTC)
-                added, record = await self._add_model(
-                    keys=[keys.model(model.id), keys.MODELS],
-                    args=[
-                        json.dumps(model.to_json() | {"created_at": now.isoformat()}, separators=(",", ":")),
-                        int(now.timestamp() * 1e6),
-                        model.id,
-                    ],
+                record = json.dumps(model.to_json(), separators=(",", ":"))
+                added, created_at = await self._add_model(
+                    keys=[key, keys.MODELS], args=[record, now.isoformat(), int(now.timestamp() * 1e6), model.id]
                 )
-        created_at = datetime.fromisoformat(json.loads(str(record))["created_at"])
-        return StoredModel(model=model, created_at=created_at, sha256=sha256), bool(added)
+        stored = StoredModel(model=model, created_at=datetime.fromisoformat(str(created_at)), sha256=sha256)
+        return stored, bool(added)
 
     async def get(self, model_id: str) -> StoredModel:
         """Return a model; raises `ModelNotFoundError`."""
         if not is_model_id(model_id):
             raise ModelNotFoundError(model_id)
         async with _unavailable():
-            record, sha256 = _texts(await self._redis.mget(keys.model(model_id), keys.sha256(model_id)))
-        if record is None:
+            fields = _texts(await self._redis.hmget(keys.model(model_id), *_FIELDS))
+        stored = _stored(fields)
+        if stored is None:
             raise ModelNotFoundError(model_id)
-        return _stored(record, sha256)
+        return stored
 
     async def page(self, *, limit: int, after: str | None) -> ModelPage:
         """Return up to `limit` models, newest first, that come after the model `after`; raises `CursorUnknownError`."""
@@ -88,22 +87,23 @@ class ModelStore:
                     raise CursorUnknownError(after)
                 start = rank + 1
             ids = [str(item) for item in await self._redis.zrevrange(keys.MODELS, start, start + limit)]
-            wanted = [key(item) for item in ids[:limit] for key in (keys.model, keys.sha256)]
-            records = _texts(await self._redis.mget(wanted)) if wanted else []
-        pairs = zip(records[::2], records[1::2], strict=True)
-        models = tuple(_stored(record, sha256) for record, sha256 in pairs if record is not None)
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for model_id in ids[:limit]:
+                    pipeline.hmget(keys.model(model_id), *_FIELDS)
+                rows = await pipeline.execute()
+        models = tuple(stored for row in rows if (stored := _stored(_texts(row))) is not None)
         return ModelPage(models=models, has_more=len(ids) > limit)
 
     async def sha256(self, model_id: str) -> str | None:
         """Return the sha256 of a model's file if it was computed before."""
         async with _unavailable():
-            (value,) = _texts([await self._redis.get(keys.sha256(model_id))])
+            (value,) = _texts(await self._redis.hmget(keys.model(model_id), "sha256"))
         return value
 
     async def keep_sha256(self, model_id: str, sha256: str) -> None:
         """Keep the sha256 of a model's file."""
         async with _unavailable():
-            await self._redis.set(keys.sha256(model_id), sha256)
+            await self._redis.hset(keys.model(model_id), "sha256", sha256)
 
 
 @asynccontextmanager
@@ -122,6 +122,9 @@ def _texts(values: Iterable[object]) -> list[str | None]:
     return [None if value is None else str(value) for value in values]
 
 
-def _stored(record: str, sha256: str | None) -> StoredModel:
-    value = json.loads(record)
-    return StoredModel(model=Model.from_json(value), created_at=datetime.fromisoformat(value["created_at"]), sha256=sha256)
+def _stored(fields: list[str | None]) -> StoredModel | None:
+    """Return the model of the fields `_FIELDS`, or None where it was not created."""
+    record, created_at, sha256 = fields
+    if record is None or created_at is None:
+        return None
+    return StoredModel(model=Model.from_json(json.loads(record)), created_at=datetime.fromisoformat(created_at), sha256=sha256)

@@ -23,7 +23,7 @@ from tleg_core.vit import VitConfig
 NETWORK = VitConfig(embed_dim=16, num_heads=2, img_size=8, patch_size=4, num_classes=3)
 
 CONFIG = TrainingConfig(
-    epochs=3,
+    epochs=2,
     batch_size=8,
     warmup_epochs=1,
     ema_decay=0.9,

@@ -109,7 +109,7 @@ class Trainer(Generic[ModelT]):
         )
         self._ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
         self._generator = torch.Generator().manual_seed(config.seed)
-        torch.manual_seed(config.seed)  # stochastic depth draws from the global generator
+        self._global_states: dict[str, Tensor] = {}  # of PyTorch's own generators, which stochastic depth draws from
         self._step = 0
         self._epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self._epoch_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -127,6 +127,7 @@ class Trainer(Generic[ModelT]):
             TrainingDivergedError: The loss is not finite; the last checkpoint stands.
         """
         started_s, started_step = time.monotonic(), self._step
+        self._restore_global_generators()
         with stop_requests() as stop_requested:
             while self._step < self._total_steps:
                 self._model.train()
@@ -148,6 +149,14 @@ class Trainer(Generic[ModelT]):
                         f"{self._checkpoint_path} is written: give the same command with --resume to go on"
                     )
         return self.result
+
+    def _restore_global_generators(self) -> None:
+        """Bring PyTorch's own generators to where the run stands, whatever drew from them in between."""
+        torch.manual_seed(self._config.seed)
+        if "cpu" in self._global_states:
+            torch.set_rng_state(self._global_states["cpu"])
+        if "cuda" in self._global_states and self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._global_states["cuda"], self._device)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Return the images (B, 3, H, W) in 0..1 and targets of the next update."""
@@ -212,9 +221,9 @@ class Trainer(Generic[ModelT]):
             tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors |= {"generator.augmentation": self._generator.get_state(), "generator.torch": torch.get_rng_state()}
+        tensors |= {"generator.augmentation": self._generator.get_state(), "global.cpu": torch.get_rng_state()}
         if self._device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(self._device)
+            tensors["global.cuda"] = torch.cuda.get_rng_state(self._device)
         tensors |= {"epoch.loss": self._epoch_loss, "epoch.correct": self._epoch_correct}
         Checkpoint(tensors=tensors, facts={"step": self._step, "identity": self._identity}).write(self._checkpoint_path)
 
@@ -242,9 +251,7 @@ class Trainer(Generic[ModelT]):
             state.setdefault(int(index), {})[key] = tensor
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
         self._generator.set_state(checkpoint.tensors["generator.augmentation"])
-        torch.set_rng_state(checkpoint.tensors["generator.torch"])
-        if self._device.type == "cuda" and "generator.cuda" in checkpoint.tensors:
-            torch.cuda.set_rng_state(checkpoint.tensors["generator.cuda"], self._device)
+        self._global_states = checkpoint.part("global")
         self._epoch_loss.copy_(checkpoint.tensors["epoch.loss"])
         self._epoch_correct.copy_(checkpoint.tensors["epoch.correct"])
         self._step = int(checkpoint.facts["step"])

@@ -134,7 +134,7 @@ class Trainer(Generic[ModelT]):
                 self._update(*self._batch())
                 done = self._step % self._steps_per_epoch or self._steps_per_epoch
                 rate = (self._step - started_step) * self._config.batch_size / (time.monotonic() - started_s)
-                if self._step % _SHOW_EVERY_STEPS == 0:
+                if self._step % _SHOW_EVERY_STEPS == 0 or self._step == self._total_steps:
                     state = f"loss {self._mean_loss(done):.4f}, {rate:.0f} images/s"
                     self._journal.show_step(self._step, self._total_steps, state)
                 if done == self._steps_per_epoch:

@@ -20,8 +20,9 @@ from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.training.augmentation import Augmentation
 from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.config import TrainingConfig
+from tleg_core.training.errors import TrainingDivergedError
 from tleg_core.training.journal import Journal
-from tleg_core.training.loop import CHECKPOINT_NAME, Outcome, Trainer, TrainingDivergedError
+from tleg_core.training.loop import CHECKPOINT_NAME, Outcome, Trainer
 
 PLAIN = Augmentation(flip=0.0, shift=0)
 

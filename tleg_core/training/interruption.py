@@ -8,12 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tleg_core.errors import TlegError
-
-
-class TrainingInterruptedError(TlegError):
-    """The training was interrupted and can be resumed."""
-
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:

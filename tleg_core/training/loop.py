@@ -24,23 +24,20 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from tleg_core.errors import CheckpointError, ConfigError, TlegError
+from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet
 from tleg_core.training.augmentation import flip_and_shift, mix
 from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.config import TrainingConfig
+from tleg_core.training.errors import TrainingDivergedError, TrainingInterruptedError
 from tleg_core.training.evaluate import Top1
-from tleg_core.training.interruption import TrainingInterruptedError, stop_requests
+from tleg_core.training.interruption import stop_requests
 from tleg_core.training.journal import Journal
 from tleg_core.training.preprocessing import to_unit
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 JOURNAL_NAME = "journal.jsonl"
 _SHOW_EVERY_STEPS = 10
-
-
-class TrainingDivergedError(TlegError):
-    """The loss is not a finite number any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The descendant: a safetensors file that is computed, not stored.
 
-Its size and header follow from the recipe, and any byte range is computed on the way out, in blocks of about a megabyte, so the
+Its size and header follow from the recipe, and any byte range is computed on the way out, in blocks of about half a megabyte, so the
 memory that a download takes does not depend on the network's size. The bytes are a function of the recipe and the learngene
 alone: the same on every machine, in whatever pieces they are read.
 """
@@ -17,7 +17,7 @@ from tleg_core.family import Family, TensorSource
 from tleg_core.recipe import Recipe
 from tleg_core.tensorfile import encode_header
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 512 * 1024
 
 
 class Descendant:

@@ -17,7 +17,7 @@ from service.api.timm_config import timm_config
 from service.domain.catalogue import Catalogue
 from service.domain.errors import LearngeneNotFoundError, ModelNotFoundError
 from service.domain.model import Model, is_model_id
-from service.storage.model_store import ModelStore
+from service.storage.weights import Weights
 from tleg_core.canonical import sha256_hex
 from tleg_core.descendant import Descendant
 from tleg_core.errors import BudgetInfeasibleError
@@ -104,14 +104,14 @@ class HubRepository:
         return entries
 
 
-async def find_model(name: str, catalogue: Catalogue, store: ModelStore) -> Model:
+async def find_model(name: str, catalogue: Catalogue, weights: Weights) -> Model:
     """Return the model that a repository's name means: a model's id, or `<learngene>-d<depth>`.
 
     Raises:
         ModelNotFoundError: It means none.
     """
     if is_model_id(name):
-        return (await store.get(name)).model
+        return await weights.find(name)
     readable = _READABLE_NAME.fullmatch(name)
     if readable is None:
         raise ModelNotFoundError(name)

@@ -190,8 +190,8 @@ Try next:
        -d '{{"budget": {{"max_params": 3000000}}, "num_classes": 5}}'
   curl -s -o descendant.safetensors {url}{model.links["weights"]}
   curl -s {url}/frontier
-  HF_ENDPOINT={url} .venv/bin/python -c 'import timm
-  print(timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True))'
+  HF_ENDPOINT={url} .venv/bin/python -c \
+       'import timm; print(timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True))'
 
 In a browser: {url}/ and {url}/docs
 """,

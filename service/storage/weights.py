@@ -14,6 +14,7 @@ from tleg_core.descendant import Descendant
 from tleg_core.family import Family
 from tleg_core.recipe import Recipe
 
+_FOUND_MODELS = 4096  # records kept, a kilobyte or two each
 _OPEN_FILES = 256  # plans kept; each is a header and a list of sources, no weights
 _HASHING_AT_ONCE = 2  # passes over whole files
 
@@ -25,9 +26,25 @@ class Weights:
         self._catalogue = catalogue
         self._store = store
         self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_recipe)
+        self._found: dict[str, Model] = {}
         self._learngene_etags: dict[str, str] = {}
         self._running: dict[str, asyncio.Task[str]] = {}
         self._slots = asyncio.Semaphore(_HASHING_AT_ONCE)
+
+    async def find(self, model_id: str) -> Model:
+        """Return a created model; one that was found before is not looked up again, for a model never changes.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            StoreUnavailableError: It was not found before, and Redis does not answer.
+        """
+        model = self._found.get(model_id)
+        if model is None:
+            model = (await self._store.get(model_id)).model
+            if len(self._found) >= _FOUND_MODELS:
+                del self._found[next(iter(self._found))]
+            self._found[model_id] = model
+        return model
 
     def open(self, model: Model) -> Descendant:
         """Return a model's file; raises `LearngeneNotLoadedError`."""

@@ -105,23 +105,22 @@ async def get_model(resources: ResourcesDep, model_id: str) -> ModelResource:
 @router.get("/{model_id}/weights", summary="Download a model", responses=file_responses(), response_class=Response)
 async def download_model(request: Request, resources: ResourcesDep, model_id: str) -> Response:
     """Return the safetensors file, whole or the range asked for; it is computed on the way out."""
-    stored = await resources.store.get(model_id)
-    descendant = resources.weights.open(stored.model)
+    model = await resources.weights.find(model_id)
+    descendant = resources.weights.open(model)
     return ComputedFileResponse(
         request,
         size=descendant.size,
-        etag=stored.model.recipe.digest,
+        etag=model.recipe.digest,
         blocks=descendant.blocks,
         immutable=True,
-        filename=f"{stored.model.id}.safetensors",
+        filename=f"{model.id}.safetensors",
     )
 
 
 @router.get("/{model_id}/config.json", summary="timm's configuration of a model", responses=problem_responses(404, 503))
 async def get_config(resources: ResourcesDep, model_id: str) -> dict[str, Any]:
     """Return the config.json with which timm builds the network and prepares its input."""
-    stored = await resources.store.get(model_id)
-    return timm_config(resources.weights.open(stored.model))
+    return timm_config(resources.weights.open(await resources.weights.find(model_id)))
 
 
 def _json(model: CreatedModel, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -1,8 +1,8 @@
 """The descendant: a safetensors file that is computed, not stored.
 
-Its size and header follow from the recipe, and any byte range is computed on the way out, in blocks of about half a megabyte, so the
-memory that a download takes does not depend on the network's size. The bytes are a function of the recipe and the learngene
-alone: the same on every machine, in whatever pieces they are read.
+Its size and header follow from the recipe, and any byte range is computed on the way out, in blocks of about half a megabyte,
+so the memory that a download takes does not depend on the network's size. The bytes are a function of the recipe and the
+learngene alone: the same on every machine, in whatever pieces they are read.
 """
 
 from __future__ import annotations

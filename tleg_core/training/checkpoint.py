@@ -7,16 +7,16 @@ metadata. Nothing is pickled. Which tensors there are is the loop's business.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from tleg_core.atomic_file import atomic_file
 from tleg_core.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -35,7 +35,7 @@ class Checkpoint:
         return {name.removeprefix(f"{prefix}."): t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
 
     def write(self, path: Path) -> None:
-        """Write to a temporary neighbour, flush it to the disk and rename: `path` is the old checkpoint or the new one.
+        """Write whole or not at all: `path` is the old checkpoint or the new one.
 
         Raises:
             CheckpointError: It cannot be written.
@@ -67,16 +67,12 @@ def publish_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     Raises:
         CheckpointError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
-        _flush(temporary)
-        temporary.chmod(0o644)  # safetensors makes it private
-        temporary.replace(path)
-        _flush(path.parent)  # else the rename itself may be lost with the power
+        with atomic_file(path) as file:
+            file.write(save(content, dict(metadata)))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
@@ -91,11 +87,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -109,7 +109,8 @@ class EmbeddedRedis:
         self._stop_orphan()
         if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
             self._socket_folder = tempfile.TemporaryDirectory(prefix="tleg-")
-            self._socket = Path(self._socket_folder.name) / "redis.sock"
+            link, self._socket = self._socket, Path(self._socket_folder.name) / "redis.sock"
+            link.symlink_to(self._socket)  # by which the next owner finds a server that this one left behind
         log = self._folder / "redis.log"
         options = {
             "port": "0",
@@ -152,14 +153,13 @@ class EmbeddedRedis:
     def _stop_orphan(self) -> None:
         """Stop a server that a killed owner left behind: we hold the lock, so nobody uses it."""
         pidfile = self._folder / "redis.pid"
-        if not self._socket.exists():
-            return
-        client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=_STOP_TIMEOUT_S)
+        left = self._socket.readlink() if self._socket.is_symlink() else self._socket
+        client = redis.Redis(unix_socket_path=str(left), socket_timeout=_STOP_TIMEOUT_S)
         try:
             client.shutdown(save=False, nosave=True)
             logger.warning("stopped a Redis left behind", extra={"action": "redis_orphan_stopped", "pidfile": str(pidfile)})
         except RedisError:
-            pass  # nothing listens: the socket file alone was left behind
+            pass  # nothing listens: no socket, or the file alone was left behind
         finally:
             client.close()
         self._socket.unlink(missing_ok=True)

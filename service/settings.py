@@ -6,9 +6,13 @@ Every field can be set by `TLEG_<NAME>`; `tleg serve`'s options win over it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from redis.connection import parse_url
+
+from tleg_core.errors import ConfigError
 
 
 class Settings(BaseSettings):
@@ -29,7 +33,31 @@ class Settings(BaseSettings):
     shipped: bool = Field(True, description="Whether the learngenes shipped with the package are served.")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
     drain_timeout_s: int = Field(30, ge=0, description="Seconds that running downloads get to finish on shutdown.")
-    log_level: str = Field("info", description="critical, error, warning, info or debug.")
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="critical, error, warning, info or debug."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError
+        return url
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Return the settings of the environment, with what is given (and not None) in their place.
+
+        Raises:
+            ConfigError: A value is outside its limits; it names the variable.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(f"TLEG_{str(first['loc'][0]).upper()}", str(first["msg"])) from None
+        except SettingsError as error:
+            raise ConfigError("settings", str(error)) from None
 
 
 class ClientSettings(BaseSettings):

@@ -43,7 +43,8 @@ def serve(
         str | None, typer.Option(help="Address to listen on (127.0.0.1; or TLEG_HOST).", show_default=False)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="TCP port; 0 picks a free one (8000; or TLEG_PORT).", show_default=False)
+        int | None,
+        typer.Option(min=0, max=65535, help="TCP port; 0 picks a free one (8000; or TLEG_PORT).", show_default=False),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="What outlives a restart (~/.local/share/tleg; or TLEG_DATA_DIR).", show_default=False)
@@ -55,9 +56,13 @@ def serve(
 ) -> None:
     """Serve the API, with a private Redis in the data folder unless TLEG_REDIS_URL names one."""
     signal.signal(signal.SIGTERM, _unwind)  # uvicorn takes the signal while it runs, and raises it again when it has shut down
-    given = {"host": host, "port": port, "data_dir": data_dir, "learngenes": tuple(learngene) if learngene else None}
-    given |= {"shipped": None if shipped else False}
-    settings = Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    settings = Settings.load(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        learngenes=tuple(learngene) if learngene else None,
+        shipped=None if shipped else False,
+    )
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     load_catalogue(settings.learngenes, shipped=settings.shipped)  # a bad file is an error here, before anything is started
     listening = _listen(settings.host, settings.port)

@@ -87,6 +87,8 @@ class Client:
         Raises:
             ClientError: It cannot be had, breaks off `_DOWNLOAD_TRIES` times without progress, or its digest is wrong.
         """
+        if path.is_dir():
+            raise ClientError(f"{path}: is a folder")
         model = self.get_model(model_id)
         partial = path.with_name(f".{path.name}.{model.id}.part")
         tries = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from service.api.schemas.models import ModelRequestBody
+from service.api.schemas.models import BudgetBody, ModelRequestBody
 from tleg_core.budget import Objective
 from tleg_core.description import Method
 from tleg_core.errors import ConfigError
@@ -25,7 +26,7 @@ def parse_number(text: str) -> int:
     found = _NUMBER.fullmatch(text.strip())
     if found is None:
         raise typer.BadParameter(f"{text!r} is no number; write 3000000 or 3M (k, M, G, T are powers of 1000)")
-    return round(float(found[1]) * _SUFFIXES[found[2]])
+    return round(Decimal(found[1]) * _SUFFIXES[found[2]])
 
 
 def _number(help_text: str) -> object:
@@ -53,18 +54,16 @@ LearngeneFiles = Annotated[
 ]
 
 
-def request_body(budget: dict[str, int | None], **fields: object) -> ModelRequestBody:
-    """Return the request that the options describe, what was not given left out.
+def request_body(**options: object) -> ModelRequestBody:
+    """Return the request that the options describe, what was not given (None) left out.
 
     Raises:
-        ConfigError: A value is outside its limits.
+        ConfigError: A value is outside its limits; it names the option.
     """
-    given = {name: value for name, value in budget.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    budget = {name: given.pop(name) for name in BudgetBody.model_fields if name in given}
     try:
-        return ModelRequestBody.model_validate(
-            {"budget": given, **{name: value for name, value in fields.items() if value is not None}}
-        )
+        return ModelRequestBody.model_validate({"budget": budget, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][-1])
-        raise ConfigError(f"--{name.replace('_', '-')}", str(first["msg"])) from None
+        raise ConfigError(f"--{str(first['loc'][-1]).replace('_', '-')}", str(first["msg"])) from None

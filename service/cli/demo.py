@@ -195,6 +195,5 @@ Try next:
 
 In a browser: {url}/ and {url}/docs
 """,
-        markup=False,
         soft_wrap=True,
     )

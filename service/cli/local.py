@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from service.api.schemas.members import MeasuredMember
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_json, print_table, transfer_bar
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, transfer_bar
 from service.domain.catalogue import Catalogue
 from service.storage.learngene_registry import load_catalogue, shipped_paths
 from tleg_core.atomic_file import atomic_file
 from tleg_core.budget import Candidate, Objective
-from tleg_core.canonical import Json
 from tleg_core.descendant import Descendant
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
@@ -61,17 +61,14 @@ def budget(
     as_json: options.AsJson = False,
 ) -> None:
     """Show what a budget would get: every member, which of them fit, and the one chosen."""
-    limits = {
-        "depth": depth,
-        "max_params": max_params,
-        "max_macs": max_macs,
-        "max_flops": max_flops,
-        "max_weights_bytes": max_weights_bytes,
-        "max_memory_bytes": max_memory_bytes,
-        "batch_size": batch_size,
-    }
     body = options.request_body(
-        limits,
+        depth=depth,
+        max_params=max_params,
+        max_macs=max_macs,
+        max_flops=max_flops,
+        max_weights_bytes=max_weights_bytes,
+        max_memory_bytes=max_memory_bytes,
+        batch_size=batch_size,
         learngene=learngene,
         method=method,
         objective=objective,
@@ -91,7 +88,12 @@ def budget(
     ]
     rows = [(candidate, not request.budget.excess(candidate), candidate == chosen.candidate) for candidate in candidates]
     if as_json:
-        print_json([_candidate_json(candidate) | {"fits": fits, "chosen": is_chosen} for candidate, fits, is_chosen in rows])
+        print_json(
+            [
+                MeasuredMember.of(candidate).model_dump(mode="json") | {"fits": fits, "chosen": is_chosen}
+                for candidate, fits, is_chosen in rows
+            ]
+        )
         return
     print_table(
         ("member", "params", "MACs", "weights", "memory", "top-1", ""),
@@ -139,10 +141,7 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
         ("notes", provenance.notes),
         ("digest", opened.digest),
     ]
-    for name, value in facts:
-        if value:
-            out.print(f"[bold]{name:<11}[/bold]", end="")
-            out.print(value, markup=False)
+    print_facts((name, value) for name, value in facts if value)
     out.print()
     candidates = family.candidates(Variation())
     data_sets = sorted({name for candidate in candidates for name in candidate.accuracy})
@@ -197,17 +196,3 @@ def _write(descendant: Descendant, output: Path) -> None:
 def _top1(candidate: Candidate, data_set: str | None) -> float | None:
     entry = candidate.accuracy.get(data_set) if data_set else next(iter(candidate.accuracy.values()), None)
     return None if entry is None else entry.top1
-
-
-def _candidate_json(candidate: Candidate) -> dict[str, Json]:
-    cost = candidate.cost
-    return {
-        "learngene": candidate.learngene,
-        "member": candidate.member.to_json(),
-        "params": cost.params,
-        "macs": cost.macs,
-        "flops": cost.flops,
-        "weights_bytes": cost.weights_bytes,
-        "memory_bytes": cost.memory_bytes,
-        "accuracy": {name: {"top1": entry.top1, "images": entry.images} for name, entry in candidate.accuracy.items()},
-    }

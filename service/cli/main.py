@@ -54,8 +54,8 @@ def run() -> None:
     try:
         app()
     except TlegError as error:
-        err.print("[red]error:[/red] ", end="")
-        err.print(str(error), markup=False, soft_wrap=True)
+        err.print("error: ", style="red", end="")
+        err.print(str(error), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)  # as shells count an interrupted program

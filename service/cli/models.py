@@ -45,17 +45,14 @@ def create(
     as_json: options.AsJson = False,
 ) -> None:
     """Create the best model within a budget."""
-    budget = {
-        "depth": depth,
-        "max_params": max_params,
-        "max_macs": max_macs,
-        "max_flops": max_flops,
-        "max_weights_bytes": max_weights_bytes,
-        "max_memory_bytes": max_memory_bytes,
-        "batch_size": batch_size,
-    }
     body = options.request_body(
-        budget,
+        depth=depth,
+        max_params=max_params,
+        max_macs=max_macs,
+        max_flops=max_flops,
+        max_weights_bytes=max_weights_bytes,
+        max_memory_bytes=max_memory_bytes,
+        batch_size=batch_size,
         learngene=learngene,
         method=method,
         objective=objective,
@@ -113,8 +110,8 @@ def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
         ("timm", f'timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True)'),
     ]
     for name, value in rows:
-        out.print(f"[bold]{name:<12}[/bold] ", end="")
-        out.print(value, markup=False, soft_wrap=True)
+        out.print(f"{name:<12} ", style="bold", end="")
+        out.print(value, soft_wrap=True)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from redis.asyncio import ConnectionPool, Redis
 
 from service.api.body_limit import BodyLimit
 from service.api.dependencies import Resources
+from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
 from service.api.routes import frontier, health, hub, learngenes, models, page
 from service.domain.errors import StoreUnavailableError
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_problem_handlers(app)
     for resource in (models, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)
+    install_document(app)
     return app
 
 

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.api.schemas.members import MemberCosts, MemberReference
+from service.api.schemas.members import MemberCosts
 from service.api.schemas.problems import FieldError, Problem
 from service.domain.errors import (
     CursorUnknownError,
@@ -24,7 +24,6 @@ from service.domain.errors import (
     ModelNotFoundError,
     StoreUnavailableError,
 )
-from tleg_core.budget import Candidate
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def problem_of(error: TlegError) -> Problem:
                     "binding_constraint": error.binding_constraint,
                     "limit": error.limit,
                     "required": error.required,
-                    "nearest_feasible": _facts(error.nearest),
+                    "nearest_feasible": MemberCosts.of(error.nearest),
                 }
             )
     return problem
@@ -121,16 +120,3 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
     location = [str(part)[:80] for part in item["loc"]]
     inner = location[1:] if location[0] in ("body", "query", "path", "header") else location
     return FieldError(field=".".join(inner) or location[0], message=str(item["msg"])[:500])
-
-
-def _facts(candidate: Candidate) -> MemberCosts:
-    cost = candidate.cost
-    return MemberCosts(
-        learngene=candidate.learngene,
-        member=MemberReference(depth=candidate.member.depth),
-        params=cost.params,
-        macs=cost.macs,
-        flops=cost.flops,
-        weights_bytes=cost.weights_bytes,
-        memory_bytes=cost.memory_bytes,
-    )

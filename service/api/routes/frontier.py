@@ -20,12 +20,12 @@ router = APIRouter(tags=["learngenes"])
 class Frontier(BaseModel):
     """The members that no other member beats in both cost and accuracy, by rising cost."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"] = Field("list", description="Always `list`.")
     data_set: str | None = Field(description="The data set of the accuracies; null where nothing was measured.")
     data_sets: list[str] = Field(description="Every data set that some member was measured on, most members first.")
     cost: CostName = Field(description="The cost of the front.")
     data: list[MeasuredMember] = Field(description="The front, by rising cost.")
-    has_more: Literal[False] = False
+    has_more: Literal[False] = Field(False, description="Always false: all of it is here.")
 
 
 @router.get("/frontier", summary="The Pareto front", responses=problem_responses(422))

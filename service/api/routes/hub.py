@@ -39,7 +39,7 @@ class HubInfo(BaseModel):
 class HubFile(BaseModel):
     """One file of a repository's listing."""
 
-    type: Literal["file"] = "file"
+    type: Literal["file"] = Field("file", description="Always `file`.")
     path: str = Field(description="The file's name.")
     size: int = Field(description="Its length in bytes.")
     oid: str = Field(description="The sha1 of its git blob; of its pointer for the weights.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from service.api.dependencies import AfterQuery, LimitQuery, ResourcesDep
@@ -14,6 +16,8 @@ from service.domain.errors import CursorUnknownError
 from tleg_core.descendant import BLOCK_BYTES
 
 router = APIRouter(prefix="/learngenes", tags=["learngenes"])
+
+LearngeneId = Annotated[str, Path(description="The learngene's name.")]
 
 
 @router.get("", summary="List learngenes", responses=problem_responses(422))
@@ -29,14 +33,14 @@ async def list_learngenes(resources: ResourcesDep, limit: LimitQuery = 20, after
 
 
 @router.get("/{learngene_id}", summary="Get a learngene", responses=problem_responses(404))
-async def get_learngene(resources: ResourcesDep, learngene_id: str) -> LearngeneResource:
+async def get_learngene(resources: ResourcesDep, learngene_id: LearngeneId) -> LearngeneResource:
     """Return one learngene with every member of its family."""
     return LearngeneResource.of(resources.catalogue.family(learngene_id))
 
 
 @router.head("/{learngene_id}/weights", summary="Size and ETag of a learngene's file", responses=file_responses())
 @router.get("/{learngene_id}/weights", summary="Download a learngene", responses=file_responses(), response_class=Response)
-async def download_learngene(request: Request, resources: ResourcesDep, learngene_id: str) -> Response:
+async def download_learngene(request: Request, resources: ResourcesDep, learngene_id: LearngeneId) -> Response:
     """Return the learngene's own file, with which `tleg expand` makes the whole family without this server."""
     family = resources.catalogue.family(learngene_id)
     content = family.learngene.content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api.dependencies import AfterQuery, LimitQuery, Resources, ResourcesDep
@@ -30,6 +30,7 @@ router = APIRouter(prefix="/models", tags=["models"])
 HASHED_AT_CREATION_BYTES = 32 * 1024 * 1024
 """Up to this size the sha256 is in the answer that creates a model: some 20 ms of work; above it is computed when asked for."""
 
+ModelId = Annotated[str, Path(description="The model's id, `m-` and 32 hex digits.")]
 DryRun = Annotated[bool, Query(description="Only say what one would get; nothing is recorded.")]
 
 
@@ -92,7 +93,7 @@ async def list_models(resources: ResourcesDep, limit: LimitQuery = 20, after: Af
 
 
 @router.get("/{model_id}", summary="Get a model", responses=problem_responses(404, 503))
-async def get_model(resources: ResourcesDep, model_id: str) -> ModelResource:
+async def get_model(resources: ResourcesDep, model_id: ModelId) -> ModelResource:
     """Return one model; its sha256 is computed now if it never was."""
     stored = await resources.store.get(model_id)
     resource = ModelResource.of(stored)
@@ -103,7 +104,7 @@ async def get_model(resources: ResourcesDep, model_id: str) -> ModelResource:
 
 @router.head("/{model_id}/weights", summary="Size and ETag of a model's file", responses=file_responses())
 @router.get("/{model_id}/weights", summary="Download a model", responses=file_responses(), response_class=Response)
-async def download_model(request: Request, resources: ResourcesDep, model_id: str) -> Response:
+async def download_model(request: Request, resources: ResourcesDep, model_id: ModelId) -> Response:
     """Return the safetensors file, whole or the range asked for; it is computed on the way out."""
     model = await resources.weights.find(model_id)
     descendant = resources.weights.open(model)
@@ -118,7 +119,7 @@ async def download_model(request: Request, resources: ResourcesDep, model_id: st
 
 
 @router.get("/{model_id}/config.json", summary="timm's configuration of a model", responses=problem_responses(404, 503))
-async def get_config(resources: ResourcesDep, model_id: str) -> dict[str, Any]:
+async def get_config(resources: ResourcesDep, model_id: ModelId) -> dict[str, Any]:
     """Return the config.json with which timm builds the network and prepares its input."""
     return timm_config(resources.weights.open(await resources.weights.find(model_id)))
 

@@ -46,7 +46,7 @@ class FamilyMember(Costs):
 class LearngeneResource(BaseModel):
     """A learngene, with every member of its family."""
 
-    object: Literal["learngene"] = "learngene"
+    object: Literal["learngene"] = Field("learngene", description="Always `learngene`.")
     id: str = Field(description="The learngene's name, unique on this server.", examples=["tleg-ti-fashion-mnist"])
     method: str = Field(description="The method that made it: tleg, polynomial or stagewise.", examples=["tleg"])
     digest: str = Field(description="sha256 of what decides its descendants' weights, 64 hex digits.")
@@ -92,6 +92,6 @@ class LearngeneResource(BaseModel):
 class LearngeneList(BaseModel):
     """A page of learngenes."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"] = Field("list", description="Always `list`.")
     data: list[LearngeneResource] = Field(description="The learngenes, by name.")
     has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")

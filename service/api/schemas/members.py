@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
@@ -43,6 +43,24 @@ class MemberCosts(Costs):
     learngene: str = Field(description="The learngene's id.", examples=["tleg-ti-fashion-mnist"])
     member: MemberReference = Field(description="Which member of the learngene's family.")
 
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """Describe a candidate."""
+        return cls(**cls._facts(candidate))
+
+    @classmethod
+    def _facts(cls, candidate: Candidate) -> dict[str, Any]:
+        cost = candidate.cost
+        return {
+            "learngene": candidate.learngene,
+            "member": candidate.member.to_json(),
+            "params": cost.params,
+            "macs": cost.macs,
+            "flops": cost.flops,
+            "weights_bytes": cost.weights_bytes,
+            "memory_bytes": cost.memory_bytes,
+        }
+
 
 class MeasuredMember(MemberCosts):
     """A member, what it costs, and its measured accuracy."""
@@ -50,16 +68,5 @@ class MeasuredMember(MemberCosts):
     accuracy: dict[str, MeasuredAccuracy] = Field(description="Measured accuracy by data set; empty where none was measured.")
 
     @classmethod
-    def of(cls, candidate: Candidate) -> Self:
-        """Describe a candidate."""
-        cost = candidate.cost
-        return cls(
-            learngene=candidate.learngene,
-            member=MemberReference(depth=candidate.member.depth),
-            params=cost.params,
-            macs=cost.macs,
-            flops=cost.flops,
-            weights_bytes=cost.weights_bytes,
-            memory_bytes=cost.memory_bytes,
-            accuracy=MeasuredAccuracy.table(dict(candidate.accuracy)),
-        )
+    def _facts(cls, candidate: Candidate) -> dict[str, Any]:
+        return super()._facts(candidate) | {"accuracy": MeasuredAccuracy.table(dict(candidate.accuracy))}

@@ -102,7 +102,7 @@ class ModelRequestBody(BaseModel):
 class ModelResource(Costs):
     """A model: one descendant, ready to download."""
 
-    object: Literal["model"] = "model"
+    object: Literal["model"] = Field("model", description="Always `model`.")
     id: str = Field(
         description="`m-` and 32 hex digits of the recipe's sha256.", examples=["m-0123456789abcdef0123456789abcdef"]
     )
@@ -180,7 +180,7 @@ def _fields(model: Model) -> dict[str, Any]:
 class ModelList(BaseModel):
     """A page of models, newest first."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"] = Field("list", description="Always `list`.")
     data: list[ModelResource] = Field(description="The models, newest first.")
     has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")
 
@@ -209,6 +209,6 @@ class BatchResult(BaseModel):
 class BatchList(BaseModel):
     """The results, in the order of the requests."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"] = Field("list", description="Always `list`.")
     data: list[BatchResult] = Field(description="One result for each request.")
-    has_more: Literal[False] = False
+    has_more: Literal[False] = Field(False, description="Always false: all of it is here.")

@@ -57,7 +57,4 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "Redis does not answer, or the learngene is not loaded; try again after `Retry-After` seconds.",
     }
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {
-        status: {"model": Problem, "description": what[status], "content": {"application/problem+json": schema}}
-        for status in statuses
-    }
+    return {status: {"description": what[status], "content": {"application/problem+json": schema}} for status in statuses}

@@ -44,7 +44,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def open_api(learngene_files: list[Path]) -> ApiFactory:
-    """Open the application in this process, on a Redis and with changed settings: `with open_api(url, ...) as client`."""
+    """A way to open the application in this process, as a context manager, with a Redis and changed settings."""
 
     @contextmanager
     def opened(url: str, **settings: object) -> Iterator[TestClient]:

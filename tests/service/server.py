@@ -15,6 +15,9 @@ from typing import Self
 
 import httpx
 
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+"""The exit code of a server that was told to stop: by convention, after an end in order."""
+
 _START_TIMEOUT_S = 60
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 

@@ -60,9 +60,7 @@ def assert_problem(answer: httpx.Response, *statuses: int) -> dict[str, object]:
 
 def hostile_cases() -> list[object]:
     """Return every field with every value that it must refuse."""
-    return [
-        pytest.param(field, value, id=f"{field}={value[:20]}") for field, values in HOSTILE.items() for value in values
-    ]
+    return [pytest.param(field, value, id=f"{field}={value[:20]}") for field, values in HOSTILE.items() for value in values]
 
 
 def test_every_field_of_the_body_is_attacked() -> None:
@@ -152,7 +150,9 @@ def test_a_body_that_is_not_declared_as_json_is_refused(api: TestClient, content
     assert_problem(api.send(request), 415, 422)
 
 
-@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"]
+)
 def test_json_under_its_other_names_is_accepted(api: TestClient, content_type: str) -> None:
     """Parameters, capitals and `+json` types are JSON too."""
     answer = api.post("/models", content=b'{"budget": {"depth": 3}}', headers={"Content-Type": content_type})

@@ -69,7 +69,8 @@ def test_one_range_is_honoured_and_the_rest_ignored(header: str, expected: tuple
 
 
 @pytest.mark.parametrize(
-    ("condition", "is_met"), [('"tag"', True), (' "tag" ', True), ('W/"tag"', False), ('"other"', False), ("tag", False), ("", False)]
+    ("condition", "is_met"),
+    [('"tag"', True), (' "tag" ', True), ('W/"tag"', False), ('"other"', False), ("tag", False), ("", False)],
 )
 def test_if_range_wants_the_very_tag(condition: str, is_met: bool) -> None:
     """Only a strong match lets the range through; a date never does, for the files have none."""

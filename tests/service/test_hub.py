@@ -76,9 +76,7 @@ def test_the_tree_lists_every_file_with_its_digest(api: TestClient) -> None:
     """Plain files by git's sha1, the weights by their sha256, at main and at the commit."""
     info = api.get("/api/models/tleg/tiny-tleg-d2").json()
     for revision in ("main", info["sha"]):
-        tree = api.get(
-            f"/api/models/tleg/tiny-tleg-d2/tree/{revision}", params={"recursive": True, "expand": False}
-        ).json()
+        tree = api.get(f"/api/models/tleg/tiny-tleg-d2/tree/{revision}", params={"recursive": True, "expand": False}).json()
         assert sorted(entry["path"] for entry in tree) == sorted(item["rfilename"] for item in info["siblings"])
         for entry in tree:
             content = api.get(f"/tleg/tiny-tleg-d2/resolve/{revision}/{entry['path']}").content
@@ -140,7 +138,8 @@ def test_huggingface_hub_works_unmodified(server: ServerProcess, model: dict[str
     assert result["parameters"] == model["params"]
     assert result["pinned"]
     assert result["exists"] == [True, False, True]
-    assert result["errors"] == result["expected"]
+    kinds = ["Entry", "Revision", "Revision", "Repository", "Repository", "Repository", "Revision"]
+    assert result["errors"] == [f"{kind}NotFoundError" for kind in kinds]
 
 
 @pytest.mark.slow
@@ -189,7 +188,7 @@ def test_the_hf_command_downloads_and_verifies(server: ServerProcess, model: dic
 
 @pytest.fixture
 def cutting_proxy(server: ServerProcess) -> Iterator[tuple[str, list[str | None]]]:
-    """A proxy that breaks the first two downloads of weights off; gives its address and the ranges it was asked for."""
+    """A proxy that breaks the first download of weights off after 12 MB; gives its address and the ranges asked for."""
     ranges: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -211,8 +210,8 @@ def cutting_proxy(server: ServerProcess) -> Iterator[tuple[str, list[str | None]
             content = answer.content
             if self.command == "GET" and self.path.endswith("model.safetensors"):
                 ranges.append(self.headers.get("Range"))
-                if len(ranges) <= 2:
-                    content = content[:200_000]
+                if len(ranges) == 1:
+                    content = content[:12_000_000]
                     self.close_connection = True
             self.wfile.write(content)
 
@@ -229,12 +228,10 @@ def cutting_proxy(server: ServerProcess) -> Iterator[tuple[str, list[str | None]
 
 @pytest.mark.slow
 def test_huggingface_hub_resumes_a_broken_download(
-    cutting_proxy: tuple[str, list[str | None]], model: dict[str, Any], tmp_path: Path
+    cutting_proxy: tuple[str, list[str | None]], http: httpx.Client, tmp_path: Path
 ) -> None:
-    """Twice cut off after 200 kB, it asks for the rest by Range, and the file is whole."""
+    """Cut off in the middle of 22 MB, it asks for the rest by Range, and the file is whole."""
     endpoint, ranges = cutting_proxy
-    path = Path(hub_client("download", f"tleg/{model['id']}", endpoint=endpoint, home=tmp_path))
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == model["sha256"]
-    assert ranges[0] is None or ranges[0].startswith("bytes=0-")
-    assert len(ranges) >= 3
-    assert all(text is not None and text.startswith("bytes=") and not text.startswith("bytes=0-") for text in ranges[1:])
+    path = Path(hub_client("download", "tleg/large-tleg-d3", endpoint=endpoint, home=tmp_path))
+    assert path.read_bytes() == http.get("/tleg/large-tleg-d3/resolve/main/model.safetensors").content
+    assert ranges == [None, "bytes=10485760-"]  # it keeps whole chunks of 10 MiB

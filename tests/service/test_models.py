@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -97,7 +98,7 @@ COSTS = {
 def test_each_limit_is_an_upper_limit(api: TestClient, limit: str) -> None:
     """A limit that a member meets exactly gives that member, one less the next smaller."""
     members = api.get("/learngenes/tiny-stagewise").json()["members"]
-    for smaller, member in zip(members, members[1:], strict=False):
+    for smaller, member in itertools.pairwise(members):
         exact = member[COSTS[limit]]
         fitting = create(api, {limit: exact}, learngene="tiny-stagewise", objective="largest")
         below = create(api, {limit: exact - 1}, learngene="tiny-stagewise", objective="largest")

@@ -33,7 +33,9 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
     assert settings.learngenes == (Path("/a.safetensors"), Path("/b.safetensors"))
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "65536"), ("port", "x"), ("max_body_bytes", "0"), ("drain_timeout_s", "-1")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "65536"), ("port", "x"), ("max_body_bytes", "0"), ("drain_timeout_s", "-1")]
+)
 def test_a_bad_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The error says which."""
     monkeypatch.setenv(f"TLEG_{name.upper()}", value)

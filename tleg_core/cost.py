@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from tleg_core.errors import ConfigError
 from tleg_core.tensorfile import DType
-from tleg_core.vit import VitConfig, inventory
+from tleg_core.vit import VitConfig, block_shapes, check_depth, num_elements, stem_shapes, tail_shapes
 
 MAX_BATCH_SIZE = 65_536
 
@@ -48,7 +48,9 @@ def cost(config: VitConfig, depth: int, *, dtype: DType = DType.FLOAT32, batch_s
     """
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise ConfigError("batch_size", f"must be from 1 to {MAX_BATCH_SIZE}, not {batch_size}")
-    params = sum(spec.size for spec in inventory(config, depth))
+    check_depth(depth)
+    outside = num_elements(stem_shapes(config)) + num_elements(tail_shapes(config))
+    params = outside + depth * num_elements(block_shapes(config))
     weights_bytes = params * dtype.itemsize
     activations = batch_size * _peak_activations(config, depth)
     return Cost(

@@ -13,6 +13,7 @@ The default message is the class docstring; facts are attributes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,17 +50,35 @@ class LearngeneDigestError(LearngeneFileError):
 
 
 class BudgetInfeasibleError(TlegError):
-    """No member fits the budget."""
+    """No member fits the budget.
 
-    def __init__(self, *, binding_constraint: str, limit: float, nearest: Candidate) -> None:
-        self.binding_constraint = binding_constraint
-        self.limit = limit
+    Attributes:
+        exceeded: The limits that the nearest member breaks, by name, the worst first.
+        nearest: The member that breaks the fewest limits, and of those the worst one least.
+    """
+
+    def __init__(self, *, exceeded: Mapping[str, int], nearest: Candidate) -> None:
+        self.exceeded = exceeded
         self.nearest = nearest
-        self.required = nearest.constraint_value(binding_constraint)
-        super().__init__(
-            f"no member fits: {binding_constraint} is {limit:,} and the nearest member, "
-            f"{nearest.learngene} {nearest.member.label}, has {self.required:,}"
+        broken = " and ".join(
+            f"{name} is {limit:,} and it has {nearest.constraint_value(name):,}" for name, limit in exceeded.items()
         )
+        super().__init__(f"no member fits; the nearest is {nearest.learngene} {nearest.member.label}: {broken}")
+
+    @property
+    def binding_constraint(self) -> str:
+        """The limit that the nearest member breaks worst."""
+        return next(iter(self.exceeded))
+
+    @property
+    def limit(self) -> int:
+        """What the budget set for the binding constraint."""
+        return self.exceeded[self.binding_constraint]
+
+    @property
+    def required(self) -> int:
+        """What the nearest member has there."""
+        return self.nearest.constraint_value(self.binding_constraint)
 
 
 class RangeError(TlegError):

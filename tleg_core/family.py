@@ -7,7 +7,7 @@ zero, drawn) is a `TensorSource`, so a new kind of learngene needs new sources a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -86,6 +86,10 @@ class Variation:
     dtype: DType = DType.FLOAT32
     batch_size: int = 1
 
+    def with_head(self, head: Head | None) -> Variation:
+        """Return this variation with the number of classes that `head` implies: none of them has no head."""
+        return replace(self, num_classes=0) if head is Head.NONE and self.num_classes is None else self
+
 
 class Family:
     """All descendants of one learngene."""
@@ -131,17 +135,15 @@ class Family:
         The accuracy is that of the network as it was trained; with another image size or head it is the best guess there is.
         """
         config = self.config(num_classes=variation.num_classes, img_size=variation.img_size)
-        measured = self.learngene.description.accuracy
+        accuracy: dict[int, dict[str, Accuracy]] = {}
+        for entry in self.learngene.description.accuracy:
+            accuracy.setdefault(entry.depth, {})[entry.data_set] = Accuracy(top1=entry.top1, images=entry.images)
         return tuple(
             Candidate(
                 learngene=self.name,
                 member=member,
                 cost=cost(config, member.depth, dtype=variation.dtype, batch_size=variation.batch_size),
-                accuracy={
-                    entry.data_set: Accuracy(top1=entry.top1, images=entry.images)
-                    for entry in measured
-                    if entry.depth == member.depth
-                },
+                accuracy=accuracy.get(member.depth, {}),
             )
             for member in self.members
         )
@@ -157,9 +159,9 @@ class Family:
         """
         description = self.learngene.description
         own_classes = description.config.num_classes
-        num_classes = variation.num_classes
+        num_classes = variation.with_head(head).num_classes
         if num_classes is None:
-            num_classes = 0 if head is Head.NONE else own_classes
+            num_classes = own_classes
         if head is None:
             head = Head.NONE if num_classes == 0 else Head.INHERIT if num_classes == own_classes else Head.ZERO
         if head is Head.INHERIT and num_classes != own_classes:

@@ -9,9 +9,9 @@ Shape legend: C in_chans, P patch_size, T tokens, D embed_dim, M MLP width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
 from typing import Any, Literal, Self, TypeAlias
 
 from tleg_core.errors import ConfigError
@@ -185,10 +185,7 @@ class TensorSpec:
     @property
     def size(self) -> int:
         """Number of elements."""
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
+        return math.prod(self.shape)
 
 
 def block_shapes(config: VitConfig) -> dict[str, Shape]:
@@ -228,15 +225,24 @@ def tail_shapes(config: VitConfig) -> dict[str, Shape]:
     return tail | {"head.weight": (classes, d), "head.bias": (classes,)} if classes else tail
 
 
-@lru_cache(maxsize=512)
+def num_elements(shapes: Mapping[str, Shape]) -> int:
+    """Return the elements of all these tensors together."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def check_depth(depth: int) -> None:
+    """Raise `ConfigError` unless `depth` is from 1 to `MAX_DEPTH`."""
+    if not 1 <= depth <= MAX_DEPTH:
+        raise ConfigError("depth", f"must be from 1 to {MAX_DEPTH}, not {depth}")
+
+
 def inventory(config: VitConfig, depth: int) -> tuple[TensorSpec, ...]:
     """Return every tensor of the depth-`depth` network in the order of timm's `state_dict()`.
 
     Raises:
         ConfigError: `depth` is outside 1..`MAX_DEPTH`.
     """
-    if not 1 <= depth <= MAX_DEPTH:
-        raise ConfigError("depth", f"must be from 1 to {MAX_DEPTH}, not {depth}")
+    check_depth(depth)
 
     def outside(shapes: dict[str, Shape]) -> list[TensorSpec]:
         return [TensorSpec(name=name, shape=shape, layer=None, part=name) for name, shape in shapes.items()]

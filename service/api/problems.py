@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.api.schemas.members import MemberCosts
-from service.api.schemas.problems import FieldError, Problem
+from service.api.schemas.problems import ExceededLimit, FieldError, Problem
 from service.domain.errors import (
     CursorUnknownError,
     LearngeneNotFoundError,
@@ -59,6 +59,10 @@ def problem_of(error: TlegError) -> Problem:
                     "binding_constraint": error.binding_constraint,
                     "limit": error.limit,
                     "required": error.required,
+                    "exceeded": {
+                        name: ExceededLimit(limit=limit, required=error.nearest.constraint_value(name))
+                        for name, limit in error.exceeded.items()
+                    },
                     "nearest_feasible": MemberCosts.of(error.nearest),
                 }
             )

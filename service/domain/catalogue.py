@@ -29,6 +29,9 @@ class ModelRequest:
     head: Head | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variation", self.variation.with_head(self.head))  # what is budgeted is what is made
+
 
 class Catalogue:
     """Families by name and by digest.

@@ -131,10 +131,15 @@ def test_thousands_of_random_budgets_agree_with_brute_force(objective: Objective
         assert broken[error.binding_constraint] == worst
         assert error.limit == limits[error.binding_constraint]
         assert error.required == value_of(error.nearest, error.binding_constraint)
-        distances = {id(candidate): max(broken_limits(candidate, limits).values()) for candidate in candidates}
-        assert worst == min(distances.values())
-        ties = [candidate for candidate in candidates if distances[id(candidate)] == worst]
+        assert error.exceeded == {name: limits[name] for name in broken}
+        fewest = min(len(broken_limits(candidate, limits)) for candidate in candidates)
+        assert len(broken) == fewest
+        rivals = [candidate for candidate in candidates if len(broken_limits(candidate, limits)) == fewest]
+        assert worst == min(max(broken_limits(candidate, limits).values()) for candidate in rivals)
+        ties = [candidate for candidate in rivals if max(broken_limits(candidate, limits).values()) == worst]
         assert error.nearest == min(ties, key=by_size)
+        relaxed = limits | {name: value_of(error.nearest, name) for name in error.exceeded}
+        assert solve(Budget(**relaxed), candidates, objective)  # does not raise: what the error says to relax is enough
     assert min(outcomes.values()) > 100  # the loop has seen enough of both
 
 
@@ -220,7 +225,7 @@ def test_accuracy_prefers_the_measured_best_to_the_largest(make_learngene: Learn
 def test_an_infeasible_budget_says_so_in_one_sentence(family: Family) -> None:
     """The message has the limit, the nearest member and what it has."""
     with pytest.raises(
-        BudgetInfeasibleError, match=r"no member fits: max_params is 10 and the nearest member, test-tleg d1, has [\d,]+$"
+        BudgetInfeasibleError, match=r"no member fits; the nearest is test-tleg d1: max_params is 10 and it has [\d,]+$"
     ):
         solve_by_depth(family, max_params=10)
     with pytest.raises(BudgetInfeasibleError) as caught:

@@ -16,6 +16,13 @@ class FieldError(BaseModel):
     message: str = Field(description="What is wrong with it, with the limit.", examples=["Input should be greater than 0"])
 
 
+class ExceededLimit(BaseModel):
+    """One limit that the nearest member breaks."""
+
+    limit: int = Field(description="What the budget set, in the limit's unit.")
+    required: int = Field(description="What the member has: set the limit to this.")
+
+
 class Problem(BaseModel):
     """An error."""
 
@@ -25,11 +32,12 @@ class Problem(BaseModel):
                 "type": "urn:tleg:problem:budget_infeasible",
                 "title": "No member fits the budget",
                 "status": 422,
-                "detail": "no member fits: max_params is 100 and the nearest member, tleg-ti-fashion-mnist d1, has 484,234",
+                "detail": "no member fits; the nearest is tleg-ti-fashion-mnist d1: max_params is 100 and it has 478,666",
                 "code": "budget_infeasible",
                 "binding_constraint": "max_params",
                 "limit": 100,
-                "required": 484234,
+                "required": 478666,
+                "exceeded": {"max_params": {"limit": 100, "required": 478666}},
             }
         }
     )
@@ -40,10 +48,17 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened here, for people.")
     code: str = Field(description="The kind of problem, for programs.")
     errors: list[FieldError] | None = Field(None, description="The fields that are not valid.")
-    binding_constraint: str | None = Field(None, description="budget_infeasible: the limit that no member near it meets.")
+    binding_constraint: str | None = Field(
+        None, description="budget_infeasible: the limit that the nearest member breaks worst."
+    )
     limit: int | None = Field(None, description="budget_infeasible: what the budget set for it, in the limit's unit.")
     required: int | None = Field(None, description="budget_infeasible: what the nearest member has, in the limit's unit.")
-    nearest_feasible: MemberCosts | None = Field(None, description="budget_infeasible: the member that fits nearest.")
+    exceeded: dict[str, ExceededLimit] | None = Field(
+        None, description="budget_infeasible: every limit that the nearest member breaks; with these relaxed, it fits."
+    )
+    nearest_feasible: MemberCosts | None = Field(
+        None, description="budget_infeasible: the member that breaks the fewest limits, and those least."
+    )
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

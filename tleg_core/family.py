@@ -96,6 +96,10 @@ class Family:
 
     def __init__(self, learngene: Learngene) -> None:
         self.learngene = learngene
+        self._accuracy: dict[Member, dict[str, Accuracy]] = {}
+        for entry in learngene.description.accuracy:
+            measured = self._accuracy.setdefault(Member(depth=entry.depth), {})
+            measured[entry.data_set] = Accuracy(top1=entry.top1, images=entry.images)
         self.candidates = lru_cache(maxsize=256)(self._candidates)
         self._position = lru_cache(maxsize=4)(self._resampled_position)
 
@@ -135,18 +139,19 @@ class Family:
         The accuracy is that of the network as it was trained; with another image size or head it is the best guess there is.
         """
         config = self.config(num_classes=variation.num_classes, img_size=variation.img_size)
-        accuracy: dict[int, dict[str, Accuracy]] = {}
-        for entry in self.learngene.description.accuracy:
-            accuracy.setdefault(entry.depth, {})[entry.data_set] = Accuracy(top1=entry.top1, images=entry.images)
         return tuple(
             Candidate(
                 learngene=self.name,
                 member=member,
                 cost=cost(config, member.depth, dtype=variation.dtype, batch_size=variation.batch_size),
-                accuracy=accuracy.get(member.depth, {}),
+                accuracy=self.accuracy(member),
             )
             for member in self.members
         )
+
+    def accuracy(self, member: Member) -> dict[str, Accuracy]:
+        """Return the measured accuracy of a member by data set."""
+        return dict(self._accuracy.get(member, {}))
 
     def recipe(self, member: Member, variation: Variation, *, head: Head | None = None, seed: int = 0) -> Recipe:
         """Return the recipe of one member.

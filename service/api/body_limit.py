@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import plain_problem, problem_response
 
+_WITHOUT_BODY = ("GET", "HEAD")  # nothing here reads a body of theirs, so none is kept, however long
+
 
 class BodyLimit:
     """ASGI middleware that answers 413 to a body above `max_bytes`, declared or streamed."""
@@ -20,7 +22,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body counted."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")

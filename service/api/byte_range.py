@@ -20,25 +20,29 @@ class Part:
     stop: int
 
 
-def requested_part(headers: Mapping[str, str], *, size: int, etag: str) -> Part:
+def requested_part(method: str, headers: Mapping[str, str], *, size: int, etag: str) -> Part:
     """Return the part of a file of `size` bytes that a GET or HEAD with these headers is owed.
 
-    One byte range is honoured. Several ranges, other units and malformed ranges are ignored, as the RFC allows, and the whole
-    file is sent.
+    One byte range is honoured, of a GET (for a HEAD the RFC defines none). Several ranges, other units and malformed ranges
+    are ignored, as the RFC allows, and the whole file is sent. The files have no date of modification, so conditions on it
+    are ignored too.
 
     Args:
+        method: GET or HEAD.
         headers: The request's headers, by lower-case name.
         size: The file's length in bytes.
         etag: Its strong entity tag, quotes included.
     """
     whole = Part(status=HTTPStatus.OK, start=0, stop=size)
-    if _matches(headers.get("if-none-match"), etag):
+    if "if-match" in headers and not _names(headers["if-match"], etag, weak=False):
+        return Part(status=HTTPStatus.PRECONDITION_FAILED, start=0, stop=0)
+    if "if-none-match" in headers and _names(headers["if-none-match"], etag, weak=True):
         return Part(status=HTTPStatus.NOT_MODIFIED, start=0, stop=0)
     condition = headers.get("if-range")
     if condition is not None and condition.strip() != etag:
         return whole
-    found = _RANGE.fullmatch(headers.get("range", "").strip().replace(" ", ""))
-    if found is None or found.groups() == ("", ""):
+    found = _RANGE.fullmatch(headers.get("range", "").strip())
+    if method != "GET" or found is None or found.groups() == ("", ""):
         return whole
     first, last = (text[:_MAX_DIGITS] for text in found.groups())
     if first and last and int(last) < int(first):
@@ -50,9 +54,7 @@ def requested_part(headers: Mapping[str, str], *, size: int, etag: str) -> Part:
     return Part(status=HTTPStatus.PARTIAL_CONTENT, start=start, stop=stop)
 
 
-def _matches(condition: str | None, etag: str) -> bool:
-    """Whether an If-None-Match names the tag (weak comparison) or is `*`."""
-    if condition is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
-    return "*" in tags or etag in tags
+def _names(condition: str, etag: str, *, weak: bool) -> bool:
+    """Whether a list of entity tags names this one, or is `*`; a weak comparison overlooks a tag's `W/`."""
+    tags = [tag.strip() for tag in condition.split(",")]
+    return "*" in tags or any((tag.removeprefix("W/") if weak else tag) == etag for tag in tags)

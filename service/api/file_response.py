@@ -43,7 +43,7 @@ class ComputedFileResponse(Response):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         quoted = f'"{etag}"'
-        self._part = requested_part(request.headers, size=size, etag=quoted)
+        self._part = requested_part(request.method, request.headers, size=size, etag=quoted)
         self._blocks = blocks
         lifetime = "max-age=31536000, immutable" if immutable else "no-cache"
         common = dict(headers or {}) | {
@@ -58,6 +58,9 @@ class ComputedFileResponse(Response):
             case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 problem = plain_problem(416, code="range_not_satisfiable", detail=f"the file has {size} bytes")
                 self._error = problem_response(problem, {"Content-Range": f"bytes */{size}", "ETag": quoted})
+            case HTTPStatus.PRECONDITION_FAILED:
+                problem = plain_problem(412, code="precondition_failed", detail=f"the file's tag is {quoted}")
+                self._error = problem_response(problem, {"ETag": quoted})
             case HTTPStatus.NOT_MODIFIED:
                 del self.headers["content-length"], self.headers["content-type"]
             case HTTPStatus.PARTIAL_CONTENT:

@@ -22,6 +22,7 @@ from service.domain.errors import (
     LearngeneNotFoundError,
     LearngeneNotLoadedError,
     ModelNotFoundError,
+    RecordVersionError,
     StoreUnavailableError,
 )
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
@@ -38,6 +39,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     ModelNotFoundError: (404, "model_not_found", "No such model"),
     LearngeneNotFoundError: (404, "learngene_not_found", "No such learngene"),
     LearngeneNotLoadedError: (503, "learngene_not_loaded", "The model's learngene is not loaded on this server"),
+    RecordVersionError: (500, "record_unreadable", "Another version of tleg wrote the record"),
     StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
 }
 

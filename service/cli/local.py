@@ -80,12 +80,7 @@ def budget(
     request = body.to_domain()
     catalogue = _catalogue(files)
     chosen = catalogue.resolve(request).choice
-    candidates = [
-        candidate
-        for candidate in catalogue.candidates(request.variation)
-        if learngene in (None, candidate.learngene)
-        and method in (None, catalogue.family(candidate.learngene).learngene.description.method)
-    ]
+    candidates = catalogue.candidates(request)
     rows = [(candidate, not request.budget.excess(candidate), candidate == chosen.candidate) for candidate in candidates]
     if as_json:
         print_json(

@@ -52,7 +52,7 @@ app.add_typer(training.ancestry_app, name="ancestry", rich_help_panel=_TRAINING)
 def run() -> None:
     """Run the command line; the entry point of the `tleg` program."""
     try:
-        app()
+        app(prog_name="tleg")
     except TlegError as error:
         err.print("error: ", style="red", end="")
         err.print(str(error), soft_wrap=True)

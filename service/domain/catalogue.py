@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from service.domain.errors import LearngeneNotFoundError
@@ -63,10 +63,30 @@ class Catalogue:
         """Return the family of the learngene with that digest, if it is loaded."""
         return self._by_digest.get(digest)
 
-    def candidates(self, variation: Variation = Variation()) -> tuple[Candidate, ...]:  # noqa: B008 (immutable)
-        """Return every member of every family that can be varied so."""
-        families = self._variable(self.families, variation)
-        return tuple(candidate for family in families for candidate in family.candidates(variation))
+    def current(self, model: Model) -> Model:
+        """Return a recorded model with the accuracy that its learngene has now, where the learngene is here."""
+        family = self.family_by_digest(model.recipe.learngene)
+        return model if family is None else replace(model, learngene=family.name, accuracy=family.accuracy(model.recipe.member))
+
+    def candidates(self, request: ModelRequest | None = None) -> tuple[Candidate, ...]:
+        """Return every member among which the request chooses (all without one), with its costs under the request.
+
+        Raises:
+            ConfigError: No such learngene or method, or none that can be varied so.
+        """
+        if request is None:
+            return tuple(candidate for family in self.families for candidate in family.candidates(Variation()))
+        families = [
+            family
+            for family in self.families
+            if request.learngene in (None, family.name) and request.method in (None, family.learngene.description.method)
+        ]
+        if not families:
+            known = ", ".join(f"{family.name} ({family.learngene.description.method})" for family in self.families)
+            field_name = "learngene" if request.learngene is not None else "method"
+            raise ConfigError(field_name, f"nothing served matches; there is {known or 'no learngene'}")
+        variable = self._variable(families, request.variation, head=request.head)
+        return tuple(candidate for family in variable for candidate in family.candidates(request.variation))
 
     def default_member(self, name: str, member: Member) -> Selection:
         """Return one member of one family as it is, nothing changed."""
@@ -80,21 +100,10 @@ class Catalogue:
             ConfigError: No such learngene or method, or none that can be varied so.
             BudgetInfeasibleError: Nothing fits.
         """
-        families = [
-            family
-            for family in self.families
-            if request.learngene in (None, family.name) and request.method in (None, family.learngene.description.method)
-        ]
-        if not families:
-            known = ", ".join(f"{family.name} ({family.learngene.description.method})" for family in self.families)
-            field_name = "learngene" if request.learngene is not None else "method"
-            raise ConfigError(field_name, f"nothing served matches; there is {known or 'no learngene'}")
-        variable = self._variable(families, request.variation, head=request.head)
-        candidates = [candidate for family in variable for candidate in family.candidates(request.variation)]
-        choice = solve(request.budget, candidates, request.objective)
+        choice = solve(request.budget, self.candidates(request), request.objective)
         family = self._by_name[choice.candidate.learngene]
         recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
-        return Selection(model=Model.of(Descendant(family, recipe), dict(choice.candidate.accuracy)), choice=choice)
+        return Selection(model=Model.of(Descendant(family, recipe)), choice=choice)
 
     @staticmethod
     def _variable(families: Iterable[Family], variation: Variation, head: Head | None = None) -> list[Family]:

@@ -5,6 +5,7 @@ TlegError
     ├── ModelNotFoundError
     ├── LearngeneNotFoundError
     ├── LearngeneNotLoadedError     a model whose learngene this server does not hold now
+    ├── RecordVersionError          a record that another version of tleg wrote
     ├── CursorUnknownError          `after` names nothing in the list
     └── StoreUnavailableError       Redis does not answer, or cannot be started
 """
@@ -37,6 +38,13 @@ class LearngeneNotLoadedError(ServiceError):
 
     def __init__(self, name: str, digest: str) -> None:
         super().__init__(f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now")
+
+
+class RecordVersionError(ServiceError):
+    """The record was written by another version of tleg."""
+
+    def __init__(self, model_id: str, found: tuple[int, int]) -> None:
+        super().__init__(f"the record of {model_id} is of version {found[0]} (recipe {found[1]}); this tleg does not read it")
 
 
 class CursorUnknownError(ServiceError):

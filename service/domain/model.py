@@ -1,19 +1,21 @@
 """The model: a descendant as the service records it.
 
-Everything in it but the time follows from the recipe and the learngene; it is kept whole so that a model stays readable
-when its learngene is not loaded.
+Everything in it follows from the recipe and the learngene; it is kept whole so that a model stays readable when its learngene
+is not loaded. The measured accuracy is the learngene's to say, as long as it is (`Catalogue.current`).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Self
 
+from service.domain.errors import RecordVersionError
 from tleg_core.budget import Accuracy, Choice
 from tleg_core.cost import Cost, cost
 from tleg_core.descendant import Descendant
-from tleg_core.recipe import Recipe
+from tleg_core.recipe import RECIPE_FORMAT, Recipe
 from tleg_core.vit import timm_architecture, timm_model_args
 
 RECORD_VERSION = 1
@@ -40,7 +42,7 @@ class Model:
     model_args: dict[str, Any]
 
     @classmethod
-    def of(cls, descendant: Descendant, accuracy: dict[str, Accuracy]) -> Self:
+    def of(cls, descendant: Descendant) -> Self:
         """Describe a descendant's file; its costs are those of one image, whatever batch the request had in mind."""
         recipe, family = descendant.recipe, descendant.family
         config = family.config(num_classes=recipe.num_classes, img_size=recipe.img_size)
@@ -50,7 +52,7 @@ class Model:
             method=family.learngene.description.method.value,
             recipe=recipe,
             cost=cost(config, recipe.member.depth, dtype=recipe.dtype),
-            accuracy=accuracy,
+            accuracy=family.accuracy(recipe.member),
             size_bytes=descendant.size,
             architecture=timm_architecture(config),
             model_args=timm_model_args(config, recipe.member.depth),
@@ -62,7 +64,10 @@ class Model:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read a stored record."""
+        """Read a stored record; raises `RecordVersionError` where another version of tleg wrote it."""
+        found = (value["version"], value["recipe"]["format"])
+        if found != (RECORD_VERSION, RECIPE_FORMAT):
+            raise RecordVersionError(value["id"], found)
         return cls(
             id=value["id"],
             learngene=value["learngene"],
@@ -74,6 +79,15 @@ class Model:
             architecture=value["architecture"],
             model_args=value["model_args"],
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model as it stands in the store: with its time of creation, and its file's sha256 once that was computed."""
+
+    model: Model
+    created_at: datetime
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

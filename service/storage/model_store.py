@@ -15,20 +15,13 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreUnavailableError
-from service.domain.model import Model, is_model_id
+from service.domain.model import Model, StoredModel, is_model_id
 from service.storage import keys
 
 _FIELDS = ("record", "created_at", "sha256")
-_ADD_MODEL = (Path(__file__).parent / "scripts" / "add_model.lua").read_text()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredModel:
-    """A model as it stands in the store: with its time of creation, and its file's sha256 once that was computed."""
-
-    model: Model
-    created_at: datetime
-    sha256: str | None
+_SCRIPTS = Path(__file__).parent / "scripts"
+_ADD_MODEL = (_SCRIPTS / "add_model.lua").read_text()
+_PAGE_MODELS = (_SCRIPTS / "page_models.lua").read_text()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +38,7 @@ class ModelStore:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._add_model = redis.register_script(_ADD_MODEL)
+        self._page_models = redis.register_script(_PAGE_MODELS)
 
     async def ping(self) -> None:
         """Return if Redis answers."""
@@ -79,14 +73,12 @@ class ModelStore:
 
     async def page(self, *, limit: int, after: str | None) -> ModelPage:
         """Return up to `limit` models, newest first, that come after the model `after`; raises `CursorUnknownError`."""
+        if after is not None and not is_model_id(after):
+            raise CursorUnknownError(after)
         async with _unavailable():
-            start = 0
-            if after is not None:
-                rank = await self._redis.zrevrank(keys.MODELS, after) if is_model_id(after) else None
-                if not isinstance(rank, int):
-                    raise CursorUnknownError(after)
-                start = rank + 1
-            ids = [str(item) for item in await self._redis.zrevrange(keys.MODELS, start, start + limit)]
+            ids = await self._page_models(keys=[keys.MODELS], args=[limit + 1, after or ""])
+            if ids is None:
+                raise CursorUnknownError(str(after))
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for model_id in ids[:limit]:
                     pipeline.hmget(keys.model(model_id), *_FIELDS)

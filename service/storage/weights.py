@@ -40,7 +40,7 @@ class Weights:
         """
         model = self._found.get(model_id)
         if model is None:
-            model = (await self._store.get(model_id)).model
+            model = self._catalogue.current((await self._store.get(model_id)).model)
             if len(self._found) >= _FOUND_MODELS:
                 del self._found[next(iter(self._found))]
             self._found[model_id] = model

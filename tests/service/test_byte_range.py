@@ -17,9 +17,9 @@ UNSATISFIABLE = (416, 0, 0)
 UNCHANGED = (304, 0, 0)
 
 
-def part(headers: dict[str, str], size: int = SIZE) -> tuple[int, int, int]:
+def part(headers: dict[str, str], size: int = SIZE, method: str = "GET") -> tuple[int, int, int]:
     """Return status, start and stop."""
-    found: Part = requested_part(headers, size=size, etag=ETAG)
+    found: Part = requested_part(method, headers, size=size, etag=ETAG)
     return int(found.status), found.start, found.stop
 
 
@@ -46,6 +46,7 @@ def part(headers: dict[str, str], size: int = SIZE) -> tuple[int, int, int]:
         ("bytes=1000-2000", UNSATISFIABLE),
         (f"bytes={'9' * 50}-", UNSATISFIABLE),
         ("bytes=-0", UNSATISFIABLE),
+        ("bytes=1 2-3 4", WHOLE),
         ("bytes=6-5", WHOLE),
         ("bytes=-", WHOLE),
         ("bytes=", WHOLE),
@@ -98,6 +99,23 @@ def test_if_none_match_compares_weakly_and_goes_first(condition: str, unchanged:
     assert part({"if-none-match": condition, "range": "bytes=5-6"}) == (UNCHANGED if unchanged else (206, 5, 7))
 
 
+@pytest.mark.parametrize(
+    ("condition", "is_met"),
+    [('"tag"', True), ("*", True), ('"other", "tag"', True), ('W/"tag"', False), ('"other"', False), ("", False)],
+)
+def test_if_match_wants_the_very_tag(condition: str, is_met: bool) -> None:
+    """Another tag, or a weak one, is a 412 whatever else was asked for."""
+    headers = {"if-match": condition, "range": "bytes=5-6"}
+    assert part(headers) == ((206, 5, 7) if is_met else (412, 0, 0))
+
+
+def test_a_range_is_for_get_only() -> None:
+    """A HEAD with a range is answered for the whole file, as RFC 9110 (14.2) asks; other conditions hold for it."""
+    assert part({"range": "bytes=5-6"}, method="HEAD") == WHOLE
+    assert part({"range": "bytes=5000-"}, method="HEAD") == WHOLE
+    assert part({"if-none-match": "*"}, method="HEAD") == UNCHANGED
+
+
 @given(st.integers(1, 300), st.integers(0, 400), st.integers(0, 400))
 def test_ranges_are_slices(size: int, first: int, last: int) -> None:
     """Every first-last, first- and -last agrees with Python's slices of the content."""
@@ -120,5 +138,5 @@ def test_ranges_are_slices(size: int, first: int, last: int) -> None:
 def test_no_header_leads_outside_the_file(text: str, condition: str, tags: str) -> None:
     """Whatever the headers say, the part lies within the file."""
     for header in (text, f"bytes={text}"):
-        found = requested_part({"range": header, "if-range": condition, "if-none-match": tags}, size=SIZE, etag=ETAG)
+        found = requested_part("GET", {"range": header, "if-range": condition, "if-none-match": tags}, size=SIZE, etag=ETAG)
         assert 0 <= found.start <= found.stop <= SIZE

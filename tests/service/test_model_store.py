@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 from service.domain.catalogue import Catalogue, ModelRequest
 from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreUnavailableError
-from service.domain.model import Model
+from service.domain.model import Model, StoredModel
 from service.storage import keys
 from service.storage.embedded_redis import EmbeddedRedis
 from service.storage.learngene_registry import load_catalogue
-from service.storage.model_store import ModelStore, StoredModel
+from service.storage.model_store import ModelStore
 from tests.service.conftest import ApiFactory
 from tleg_core.budget import Budget
 

@@ -89,14 +89,14 @@ async def create_models(resources: ResourcesDep, body: BatchBody, dry_run: DryRu
 async def list_models(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> ModelList:
     """Return models, newest first."""
     page = await resources.store.page(limit=limit, after=after)
-    return ModelList(data=[ModelResource.of(stored) for stored in page.models], has_more=page.has_more)
+    return ModelList(data=[ModelResource.of(stored, resources.catalogue) for stored in page.models], has_more=page.has_more)
 
 
 @router.get("/{model_id}", summary="Get a model", responses=problem_responses(404, 503))
 async def get_model(resources: ResourcesDep, model_id: ModelId) -> ModelResource:
     """Return one model; its sha256 is computed now if it never was."""
     stored = await resources.store.get(model_id)
-    resource = ModelResource.of(stored)
+    resource = ModelResource.of(stored, resources.catalogue)
     if resource.sha256 is None:
         resource.sha256 = await resources.weights.sha256(stored.model)
     return resource

@@ -20,5 +20,5 @@ def file_responses() -> dict[int | str, dict[str, Any]]:
         200: {"description": "The file.", "content": _BINARY, "headers": _HEADERS},
         206: {"description": "The bytes that `Range` asks for.", "content": _BINARY, "headers": _HEADERS},
         304: {"description": "`If-None-Match` names the file as it is."},
-        **problem_responses(404, 416, 503),
+        **problem_responses(404, 412, 416, 503),
     }

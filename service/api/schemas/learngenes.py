@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.members import Costs, MeasuredAccuracy
+from service.api.schemas.members import Costs, MeasuredAccuracy, cost_fields
 from tleg_core.family import Family, Variation
 
 
@@ -76,11 +76,7 @@ class LearngeneResource(BaseModel):
             members=[
                 FamilyMember(
                     depth=candidate.member.depth,
-                    params=candidate.cost.params,
-                    macs=candidate.cost.macs,
-                    flops=candidate.cost.flops,
-                    weights_bytes=candidate.cost.weights_bytes,
-                    memory_bytes=candidate.cost.memory_bytes,
+                    **cost_fields(candidate.cost),
                     accuracy=MeasuredAccuracy.table(dict(candidate.accuracy)),
                 )
                 for candidate in family.candidates(Variation())

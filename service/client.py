@@ -6,12 +6,13 @@ stopped, in this run or in a later one, and the file appears under its name only
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from service.api.schemas.learngenes import LearngeneList
 from service.api.schemas.models import CreatedModel, ModelList, ModelRequestBody, ModelResource
 from service.api.schemas.problems import Problem
+from service.domain.model import is_model_id
 from tleg_core.errors import TlegError
 
 _TIMEOUT_S = 30.0
@@ -90,6 +92,8 @@ class Client:
         if path.is_dir():
             raise ClientError(f"{path}: is a folder")
         model = self.get_model(model_id)
+        if model.id != model_id or not is_model_id(model.id):
+            raise ClientError(f"asked for {model_id!r}, the server answered with another model")
         partial = path.with_name(f".{path.name}.{model.id}.part")
         tries = 0
         try:
@@ -112,14 +116,18 @@ class Client:
     def _fetch(self, model: ModelResource, partial: Path, have: int, progress: Progress | None) -> None:
         """Append what is missing to the partial file."""
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with self._http.stream("GET", model.links["weights"], headers=headers) as response:
+        with self._http.stream("GET", f"/models/{model.id}/weights", headers=headers) as response:
             if response.is_error:
                 response.read()
                 raise self._error(response)
             if have and response.status_code != httpx.codes.PARTIAL_CONTENT:
                 have = 0
-            with partial.open("ab" if have else "wb") as file:
+            with partial.open("ab") as file:
+                _own(file, partial)
+                file.truncate(have)
                 for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    if have + len(chunk) > model.size_bytes:
+                        raise ClientError(f"the server sends more than the {model.size_bytes:,} bytes that the model has")
                     file.write(chunk)
                     have += len(chunk)
                     if progress is not None:
@@ -145,6 +153,14 @@ class Client:
         except ValidationError:
             return ClientError(f"the server answered {response.status_code} {response.reason_phrase}")
         return ClientError(problem.detail, problem)
+
+
+def _own(file: IO[bytes], path: Path) -> None:
+    """Lock the partial file until it is closed; raises `ClientError` where another download writes it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ClientError(f"{path}: another download of this model to this place is under way") from None
 
 
 def _segment(text: str) -> str:

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     shipped: bool = Field(True, description="Whether the learngenes shipped with the package are served.")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
     drain_timeout_s: int = Field(30, ge=0, description="Seconds that running downloads get to finish on shutdown.")
+    access_log: bool = Field(False, description="Whether each request is logged.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="critical, error, warning, info or debug."
     )

@@ -2,8 +2,9 @@
 
 A counter-based generator (Philox 4x64) is keyed by the seed and the tensor's name, so element j of a tensor depends on
 nothing else and a byte range in the middle needs no draw before it. numpy promises stable raw bits but no stable normal
-draws, so the bits become numbers by exact arithmetic: the sum of twelve 16-bit integers, centred and scaled, has mean 0 and
-variance 1 and is close to normal (Irwin-Hall); it cannot go beyond 6 standard deviations.
+draws, so the bits become numbers by integer sums and IEEE-rounded operations in a fixed order: the sum of twelve 16-bit
+integers, centred and scaled, has mean 0 and variance 1 and is close to normal (Irwin-Hall); it cannot go beyond 6 standard
+deviations.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _read_idx(path: Path, magic: int) -> npt.NDArray[np.uint8]:
     try:
         raw = gzip.decompress(path.read_bytes())
         found_magic, *shape = struct.unpack_from(f">{1 + num_axes}I", raw)
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise ConfigError("data", f"{path} cannot be read: {error}") from error
     values = np.frombuffer(raw, dtype=np.uint8, offset=4 * (1 + num_axes))
     if found_magic != magic or values.size != int(np.prod(shape)):

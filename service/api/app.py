@@ -14,6 +14,7 @@ from service.api.dependencies import Resources
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
 from service.api.routes import frontier, health, hub, learngenes, models, page
+from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
 from service.settings import Settings
 from service.storage.learngene_registry import load_catalogue
@@ -32,8 +33,12 @@ call `timm.create_model("hf-hub:tleg/<model-id>", pretrained=True)`.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAPI:
     """Return the application; nothing is opened before it starts.
+
+    Args:
+        settings: What the operator decided.
+        catalogue: The learngenes, opened already; None opens what the settings name on start.
 
     Raises:
         StoreUnavailableError: The settings name no Redis.
@@ -51,9 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
             socket_timeout=_REDIS_TIMEOUT_S,
         )
         redis = Redis(connection_pool=pool)
-        catalogue = load_catalogue(settings.learngenes, shipped=settings.shipped)
+        served = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
         store = ModelStore(redis)
-        app.state.resources = Resources(catalogue=catalogue, store=store, weights=Weights(catalogue, store))
+        app.state.resources = Resources(catalogue=served, store=store, weights=Weights(served, store))
         try:
             yield
         finally:

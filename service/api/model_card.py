@@ -15,7 +15,7 @@ def model_card(repo_id: str, model: Model, descendant: Descendant) -> str:
     provenance = description.provenance
     licence = _LICENCE_TAGS.get(provenance.licence, "other")
     measured = "\n".join(
-        f"| {data_set} | {entry.top1:.2%} | {entry.images:,} |" for data_set, entry in sorted(model.accuracy.items())
+        f"| {_cell(data_set)} | {entry.top1:.2%} | {entry.images:,} |" for data_set, entry in sorted(model.accuracy.items())
     )
     accuracy = f"""
 Measured without any fine-tuning, with the learngene's own head and image size:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.api.schemas.members import MemberCosts
 from service.api.schemas.problems import ExceededLimit, FieldError, Problem
@@ -102,7 +103,10 @@ def install_problem_handlers(app: FastAPI) -> None:
         detail = str(error.detail)
         if detail == HTTPStatus(error.status_code).phrase and error.status_code in (404, 405):
             detail = f"there is no {request.method} {request.url.path[:200]}; /docs lists what there is"
-        return problem_response(plain_problem(error.status_code, detail=detail), error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_allowed_methods(app, request)))
+        return problem_response(plain_problem(error.status_code, detail=detail), headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -115,6 +119,16 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error, extra={"action": "request_failed", "path": request.url.path})
         return problem_response(plain_problem(500, code="internal_error", detail="something failed; the log has the details"))
+
+
+def _allowed_methods(app: FastAPI, request: Request) -> set[str]:
+    """Return the methods of every route that the path matches; the framework names those of the first."""
+    allowed = set()
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        scope = dict(request.scope) | {"method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes):
+            allowed.add(method)
+    return allowed
 
 
 def _type(code: str) -> str:

@@ -57,8 +57,12 @@ def run() -> None:
         err.print("error: ", style="red", end="")
         err.print(str(error), soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)  # as shells count an interrupted program
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing
         sys.exit(1)
+    except OSError as error:
+        err.print("[red]error:[/red] ", end="")
+        err.print(f"{error.filename or 'the system'}: {error.strerror or error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells count an interrupted program

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import socket
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 from service.api.app import create_app
 from service.cli.console import err
 from service.domain.errors import StoreUnavailableError
+from service.logs import configure_logging
 from service.settings import Settings
 from service.storage.embedded_redis import EmbeddedRedis
 from service.storage.learngene_registry import load_catalogue
@@ -63,19 +63,19 @@ def serve(
         learngenes=tuple(learngene) if learngene else None,
         shipped=None if shipped else False,
     )
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    load_catalogue(settings.learngenes, shipped=settings.shipped)  # a bad file is an error here, before anything is started
+    configure_logging(settings.log_level)
+    catalogue = load_catalogue(settings.learngenes, shipped=settings.shipped)  # a bad file ends it before anything is started
     listening = _listen(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
         stack.callback(listening.close)
         if settings.redis_url is None:
             redis = stack.enter_context(EmbeddedRedis(settings.data_dir.expanduser()))
             settings = settings.model_copy(update={"redis_url": redis.url})
-        app = create_app(settings)
+        app = create_app(settings, catalogue)
         config = uvicorn.Config(
             app,
-            log_level=settings.log_level,
-            access_log=False,
+            log_config=None,
+            access_log=settings.access_log,
             timeout_graceful_shutdown=settings.drain_timeout_s,
             server_header=False,
         )

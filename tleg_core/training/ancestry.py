@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tleg_core.canonical import sha256_hex
 from tleg_core.description import Preprocessing
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet
@@ -91,6 +92,11 @@ class AncestryModel(nn.Module):
         ready = prepare(images, self.card.img_size, self.card.preprocessing)
         logits: Tensor = self.network(ready.contiguous(memory_format=torch.channels_last))
         return logits
+
+    def digest(self) -> str:
+        """Return the sha256 of the weights, in hex."""
+        parts = (tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in self.network.state_dict().values())
+        return sha256_hex(*parts)
 
     def freeze(self) -> AncestryModel:
         """Return this model in evaluation mode, its weights needing no gradient."""

@@ -129,6 +129,7 @@ def _infer_config(path: Path, found: Mapping[str, Tensor], num_heads: int | None
         raise CheckpointError(f"{path}: {num_tokens} positions are no square grid; TLEG has no class token")
     if num_heads is None and embed_dim % _HEAD_WIDTH:
         raise ConfigError("num_heads", f"is needed: the width {embed_dim} is no multiple of {_HEAD_WIDTH}")
+    ratio = hidden / embed_dim  # rounded; timm cuts width x ratio off, so it must not fall short
     return VitConfig(
         embed_dim=embed_dim,
         num_heads=embed_dim // _HEAD_WIDTH if num_heads is None else num_heads,
@@ -136,5 +137,5 @@ def _infer_config(path: Path, found: Mapping[str, Tensor], num_heads: int | None
         patch_size=patch_size,
         in_chans=in_chans,
         num_classes=num_classes,
-        mlp_ratio=hidden / embed_dim,
+        mlp_ratio=ratio if int(embed_dim * ratio) == hidden else math.nextafter(ratio, math.inf),
     )

@@ -136,7 +136,7 @@ def train_learngene(
             "network": stage.config.to_json() | {"depth": stage.depth, "drop_path_rate": stage.drop_path_rate},
             "preprocessing": asdict(stage.preprocessing),
             "distillation": asdict(stage.distillation),
-            "ancestry": asdict(ancestry.card),
+            "ancestry": asdict(ancestry.card) | {"weights": ancestry.digest()},
         },
         journal=journal,
         device=device,

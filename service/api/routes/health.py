@@ -27,12 +27,14 @@ class Ready(BaseModel):
     learngenes: int = Field(description="Learngenes served.")
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process alive?")
 async def livez() -> Alive:
     """Answer 200 as long as the process runs."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can the server do its work?", responses=problem_responses(503))
 async def readyz(resources: ResourcesDep) -> Ready:
     """Answer 200 if Redis answers and the server is not shutting down, 503 otherwise."""

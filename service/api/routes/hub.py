@@ -77,7 +77,9 @@ async def repository_info(repository: RepositoryDep) -> HubInfo:
     return HubInfo(**repository.info())
 
 
-@router.get("/api/models/{namespace}/{name}/revision/{revision}", summary="A revision", responses=problem_responses(404, 503))
+@router.get(
+    "/api/models/{namespace}/{name}/revision/{revision:path}", summary="A revision", responses=problem_responses(404, 503)
+)
 async def revision_info(repository: RepositoryDep, revision: Revision) -> HubInfo:
     """Return the repository's commit and files at a revision."""
     return HubInfo(**_checked(repository, revision).info())

@@ -19,6 +19,7 @@ router = APIRouter(include_in_schema=False)
 _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 
 
+@router.head("/", response_class=HTMLResponse)
 @router.get("/", response_class=HTMLResponse)
 async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
     """Return the page: learngenes, their members, accuracy against cost, and the first commands to try."""

@@ -24,4 +24,4 @@ def configure_logging(level: str) -> None:
     """Send every log line of the process to the error stream in this form."""
     handler = logging.StreamHandler()
     handler.setFormatter(FactsFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])

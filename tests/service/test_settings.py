@@ -23,6 +23,7 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
         "shipped": "false",
         "max_body_bytes": "2048",
         "drain_timeout_s": "5",
+        "access_log": "true",
         "log_level": "debug",
     }
     assert set(values) == set(Settings.model_fields)

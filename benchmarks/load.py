@@ -43,15 +43,19 @@ def download(port: int, path: str, write_to: str | None = None) -> Download:
     return Download(first_byte_s=first_byte_s, total_s=time.perf_counter() - started, size_bytes=size_bytes)
 
 
-def posts(port: int, body: bytes, count: int) -> float:
-    """Post the body `count` times over one connection, one after the other; return requests for each second."""
-    head = f"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = head.encode() + body
+def posts(port: int, bodies: list[bytes], count: int) -> float:
+    """Post `count` times over one connection, one after the other, the bodies in turn; return requests for each second."""
+    requests = []
+    for body in bodies:
+        head = (
+            f"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        requests.append(head.encode() + body)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         started = time.perf_counter()
-        for _ in range(count):
-            connection.sendall(request)
+        for index in range(count):
+            connection.sendall(requests[index % len(requests)])
             _read_answer(connection)
         return count / (time.perf_counter() - started)
 

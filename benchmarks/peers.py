@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -21,30 +22,38 @@ from service.api.schemas.models import ModelRequestBody
 _START_TIMEOUT_S = 60
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A server that answers: its TCP port and its process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def tleg_server(folder: Path, learngene: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `tleg serve` with one learngene; its address is `url_of(process)`."""
+def tleg_server(folder: Path, learngene: Path) -> Iterator[Running]:
+    """Run `tleg serve` with one learngene."""
     options = ["--no-shipped", "--learngene", str(learngene), "--data-dir", str(folder / "data")]
     with _python("-m", "service.cli", "serve", "--port", "{port}", *options, path="/readyz") as process:
         yield process
 
 
 @contextmanager
-def file_response_server(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+def file_response_server(file: Path) -> Iterator[Running]:
     """Run Starlette's FileResponse over uvicorn with the settings that `tleg serve` has."""
     with _python("-m", "benchmarks.peers", "file", str(file), "{port}", path="/") as process:
         yield process
 
 
 @contextmanager
-def empty_route_server() -> Iterator[subprocess.Popen[bytes]]:
+def empty_route_server() -> Iterator[Running]:
     """Run an empty FastAPI route that takes the body of `POST /models` and answers nothing."""
     with _python("-m", "benchmarks.peers", "empty", "-", "{port}", path="/docs") as process:
         yield process
 
 
 @contextmanager
-def nginx_server(folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes] | None]:
+def nginx_server(folder: Path, file: Path) -> Iterator[Running | None]:
     """Run nginx with sendfile over the file, or give None where nginx is not installed."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
@@ -69,14 +78,8 @@ def nginx_server(folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes] |
         yield process
 
 
-def port_of(process: subprocess.Popen[bytes]) -> int:
-    """Return the port that a server of this module listens on."""
-    port: int = process.port  # type: ignore[attr-defined]
-    return port
-
-
 @contextmanager
-def _python(*arguments: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
+def _python(*arguments: str, path: str) -> Iterator[Running]:
     port = _free_port()
     command = [sys.executable, *(argument.format(port=port) for argument in arguments)]
     with _process(command, port, path) as process:
@@ -84,10 +87,9 @@ def _python(*arguments: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _process(command: list[str], port: int, path: str) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], port: int, path: str) -> Iterator[Running]:
     """Run a server until the block ends; wait until it answers."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    process.port = port  # type: ignore[attr-defined]
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
@@ -98,7 +100,7 @@ def _process(command: list[str], port: int, path: str) -> Iterator[subprocess.Po
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{command[0]} did not start") from None
                 time.sleep(0.05)
-        yield process
+        yield Running(port=port, pid=process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -52,9 +52,9 @@ class Client:
     """
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = url
+        self._url = url if "://" in url else f"http://{url}"
         try:
-            self._http = httpx.Client(base_url=url, timeout=_TIMEOUT_S, transport=transport)
+            self._http = httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=transport)
         except httpx.InvalidURL as error:
             raise ClientError(f"{url!r} is no URL: {error}") from None
 
@@ -95,16 +95,18 @@ class Client:
         if model.id != model_id or not is_model_id(model.id):
             raise ClientError(f"asked for {model_id!r}, the server answered with another model")
         partial = path.with_name(f".{path.name}.{model.id}.part")
-        tries = 0
+        fruitless = 0
         try:
             while (have := partial.stat().st_size if partial.exists() else 0) < model.size_bytes:
+                reason = "the server sent nothing"
                 try:
                     self._fetch(model, partial, have, progress)
                 except httpx.TransportError as error:
-                    tries = 0 if partial.exists() and partial.stat().st_size > have else tries + 1
-                    if tries >= _DOWNLOAD_TRIES:
-                        raise ClientError(f"the download broke off: {error}; run it again to go on") from None
-                    time.sleep(0.2 * 2**tries)
+                    reason = str(error)
+                fruitless = 0 if partial.exists() and partial.stat().st_size > have else fruitless + 1
+                if fruitless >= _DOWNLOAD_TRIES:
+                    raise ClientError(f"the download broke off: {reason}; run it again to go on")
+                time.sleep(0.1 * 2**fruitless if fruitless else 0)
             if _sha256(partial) != model.sha256:
                 partial.unlink()
                 raise ClientError(f"the download's digest is not the model's {model.sha256}; it was thrown away")
@@ -115,9 +117,9 @@ class Client:
 
     def _fetch(self, model: ModelResource, partial: Path, have: int, progress: Progress | None) -> None:
         """Append what is missing to the partial file."""
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with self._http.stream("GET", f"/models/{model.id}/weights", headers=headers) as response:
-            if response.is_error:
+            if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 response.read()
                 raise self._error(response)
             if have and response.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -125,7 +127,7 @@ class Client:
             with partial.open("ab") as file:
                 _own(file, partial)
                 file.truncate(have)
-                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                for chunk in response.iter_raw(_CHUNK_BYTES):
                     if have + len(chunk) > model.size_bytes:
                         raise ClientError(f"the server sends more than the {model.size_bytes:,} bytes that the model has")
                     file.write(chunk)

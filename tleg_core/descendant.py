@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tleg_core.canonical import canonical_json
 from tleg_core.errors import RangeError
-from tleg_core.family import Family, TensorSource
+from tleg_core.family import Family, Resampled, TensorSource
 from tleg_core.recipe import Recipe
 from tleg_core.tensorfile import encode_header
 
@@ -48,6 +48,12 @@ class Descendant:
         for spec, _ in planned:
             self._bounds.append(self._bounds[-1] + spec.size * recipe.dtype.itemsize)
         self.size = self._bounds[-1]
+
+    def prepare(self) -> None:
+        """Compute what is not computed block by block, so that the first block does not wait for it."""
+        for source in self._sources:
+            if isinstance(source, Resampled):
+                source.read(0, 0)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes `offset`..`offset + length`.

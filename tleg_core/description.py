@@ -25,6 +25,14 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-)){0,61}[a-z0-9]")
 """Names become part of a Hub repository's name, which forbids `--` and a hyphen at either end."""
 
 
+MAX_IMAGES = 10**12
+"""Test images that a measurement may claim."""
+
+MAX_TEXT = 4000
+"""Characters that one text of a description may have."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and halves of surrogates
+
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # timm's names
 
 
@@ -87,8 +95,8 @@ class Measurement:
     def __post_init__(self) -> None:
         if not (_is_number(self.top1) and 0.0 <= self.top1 <= 1.0):
             raise ConfigError("accuracy.top1", f"must be a fraction from 0 to 1, not {self.top1!r}")
-        if not _is_whole(self.images) or self.images < 1:
-            raise ConfigError("accuracy.images", f"must be a whole number of at least 1, not {self.images!r}")
+        if not _is_whole(self.images) or not 1 <= self.images <= MAX_IMAGES:
+            raise ConfigError("accuracy.images", f"must be a whole number from 1 to {MAX_IMAGES}")
         if not _is_whole(self.depth) or not isinstance(self.data_set, str):
             raise ConfigError("accuracy", "needs a whole depth and the name of a data set")
 
@@ -140,8 +148,9 @@ class Description:
             raise ConfigError("trained_depth", f"must be from 1 to {MAX_DEPTH}, not {self.trained_depth!r}")
         if self.class_names and len(self.class_names) != self.config.num_classes:
             raise ConfigError("class_names", f"{len(self.class_names)} names for {self.config.num_classes} classes")
-        if any(not isinstance(text, str) for text in (*self.class_names, *asdict(self.provenance).values())):
-            raise ConfigError("provenance", "its values and the class names must be strings")
+        data_sets = (entry.data_set for entry in self.accuracy)
+        for text in (*self.class_names, *asdict(self.provenance).values(), *data_sets):
+            _check_text(text)
         if not len(self.preprocessing.mean) == len(self.preprocessing.std) == self.config.in_chans:
             raise ConfigError("preprocessing", f"needs {self.config.in_chans} means and stds, one for each channel")
         if len({(entry.depth, entry.data_set) for entry in self.accuracy}) != len(self.accuracy):
@@ -204,6 +213,14 @@ class Description:
             accuracy=tuple(
                 Measurement(**_object(entry, "accuracy", measured)) for entry in _list(value["accuracy"], "accuracy")
             ),
+        )
+
+
+def _check_text(text: object) -> None:
+    """Raise `ConfigError` unless `text` is a string of printable characters, of a length that a page can show."""
+    if not isinstance(text, str) or len(text) > MAX_TEXT or _UNPRINTABLE.search(text):
+        raise ConfigError(
+            "provenance", f"its values, class names and data sets must be at most {MAX_TEXT} printable characters"
         )
 
 

@@ -6,7 +6,7 @@ zero, drawn) is a `TensorSource`, so a new kind of learngene needs new sources a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -23,6 +23,8 @@ from tleg_core.position import MAX_GRID, resample
 from tleg_core.recipe import Head, Member, Recipe
 from tleg_core.tensorfile import DType
 from tleg_core.vit import TensorSpec, VitConfig, inventory
+
+_POSITIONS = 8  # resampled embeddings kept for a family, at most 13 MB each for a ViT-B
 
 
 class TensorSource(Protocol):
@@ -54,6 +56,18 @@ class Copied:
     def read(self, start: int, stop: int) -> Array:
         """Return a view of the stored values."""
         return self.values[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A position embedding at another image size; it is asked for when it is read, so that a plan holds no weights."""
+
+    position: Callable[[int], Array]
+    grid_size: int
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return a slice of the resampled embedding."""
+        return self.position(self.grid_size)[start:stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +115,7 @@ class Family:
             measured = self._accuracy.setdefault(Member(depth=entry.depth), {})
             measured[entry.data_set] = Accuracy(top1=entry.top1, images=entry.images)
         self.candidates = lru_cache(maxsize=256)(self._candidates)
-        self._position = lru_cache(maxsize=4)(self._resampled_position)
+        self._position = lru_cache(maxsize=_POSITIONS)(self._resampled_position)
 
     @property
     def name(self) -> str:
@@ -150,8 +164,13 @@ class Family:
         )
 
     def accuracy(self, member: Member) -> dict[str, Accuracy]:
-        """Return the measured accuracy of a member by data set."""
+        """Return the measured accuracy of a member by data set, with the learngene's own head and image size."""
         return dict(self._accuracy.get(member, {}))
+
+    def accuracy_of(self, recipe: Recipe) -> dict[str, Accuracy]:
+        """Return the measured accuracy of a descendant by data set: none where its head or image size is another."""
+        own = recipe.head is Head.INHERIT and recipe.img_size == self.learngene.description.config.img_size
+        return self.accuracy(recipe.member) if own else {}
 
     def recipe(self, member: Member, variation: Variation, *, head: Head | None = None, seed: int = 0) -> Recipe:
         """Return the recipe of one member.
@@ -200,7 +219,7 @@ class Family:
             if spec.layer is not None:
                 return Combined(rows[spec.layer], flat[spec.part])
             if spec.name == "pos_embed":
-                return Copied(self._position(config.grid_size))
+                return Resampled(self._position, config.grid_size)
             if spec.name.startswith("head.") and recipe.head is not Head.INHERIT:
                 if recipe.seed is None or spec.name == "head.bias":
                     return Zeros()

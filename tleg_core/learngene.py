@@ -151,6 +151,8 @@ class Learngene:
 def _read_description(source: str, header: Header) -> tuple[Description, object]:
     """Return the description and the digest that it claims."""
     text = header.metadata.get(_METADATA_KEY)
+    if "tleg.recipe" in header.metadata:
+        raise LearngeneFileError(source, "holds the weights of a descendant; it is no learngene")
     if text is None:
         raise LearngeneFileError(source, "is a safetensors file but no learngene: its metadata has no description")
     try:

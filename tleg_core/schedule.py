@@ -32,7 +32,7 @@ class Schedule(Protocol):
 
     @property
     def min_depth(self) -> int:
-        """The smallest depth at which every component is of use."""
+        """The smallest depth that the rule is defined for."""
         ...
 
     def coefficients(self, depth: int) -> Coefficients:
@@ -58,6 +58,10 @@ class Polynomial:
     def __post_init__(self) -> None:
         if not 1 <= self.num_components <= MAX_COMPONENTS:
             raise ConfigError("schedule.num_components", f"must be from 1 to {MAX_COMPONENTS}")
+
+    def __str__(self) -> str:
+        """Return the schedule in words."""
+        return "linear in i / L" if self.num_components == 2 else f"polynomial of order {self.num_components - 1} in i / L"
 
     @property
     def min_depth(self) -> int:
@@ -96,6 +100,10 @@ class Stagewise:
     def __post_init__(self) -> None:
         if not 1 <= len(self.stages) <= MAX_COMPONENTS or any(length < 1 for length in self.stages):
             raise ConfigError("schedule.stages", f"must be 1 to {MAX_COMPONENTS} lengths of at least 1")
+
+    def __str__(self) -> str:
+        """Return the schedule in words."""
+        return f"stages of {'-'.join(map(str, self.stages))} layers"
 
     @property
     def num_components(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,8 @@ from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
 from service.storage.weights import Weights
 from tleg_core import __version__
+
+logger = logging.getLogger(__name__)
 
 _REDIS_CONNECTIONS = 512  # requests that may wait for Redis at once; more are answered 503
 _REDIS_TIMEOUT_S = 5
@@ -59,6 +62,10 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         served = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
         store = ModelStore(redis)
         app.state.resources = Resources(catalogue=served, store=store, weights=Weights(served, store))
+        try:
+            await store.ping()
+        except StoreUnavailableError as error:
+            logger.warning("%s; requests that need it are answered 503 until it does", error, extra={"action": "redis_away"})
         try:
             yield
         finally:

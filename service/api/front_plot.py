@@ -10,6 +10,8 @@ from typing import Self
 from tleg_core.budget import Candidate
 from tleg_core.frontier import frontier
 
+_SMALLEST_SPAN = 1e-9  # of an axis; below it all points lie on one line
+
 WIDTH, HEIGHT, MARGIN = 640, 280, 48  # px
 
 
@@ -83,7 +85,7 @@ class FrontPlot:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return about five round values that cover low..high."""
-    span = high - low or abs(high) or 1.0
+    span = high - low if high - low > _SMALLEST_SPAN else max(abs(high), 1.0)
     step = 10.0 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= span / 5)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from service.domain.model import Model
 from tleg_core.canonical import canonical_json
 from tleg_core.descendant import Descendant
@@ -55,5 +57,5 @@ model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
 
 
 def _cell(text: str) -> str:
-    """Return text that cannot break out of a table's cell."""
-    return " ".join(text.split()).replace("|", "\\|") or "-"
+    """Return text that cannot break out of a table's cell, nor be taken for HTML."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "'") or "-"

@@ -23,8 +23,8 @@ from service.domain.errors import (
     LearngeneNotFoundError,
     LearngeneNotLoadedError,
     ModelNotFoundError,
-    RecordVersionError,
     StoreUnavailableError,
+    UnreadableRecordError,
 )
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 1
+_ERRORS_SHOWN = 50
 
 ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, code and title of each error
     ConfigError: (422, "invalid_value", "A value is outside its limits"),
@@ -40,7 +41,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     ModelNotFoundError: (404, "model_not_found", "No such model"),
     LearngeneNotFoundError: (404, "learngene_not_found", "No such learngene"),
     LearngeneNotLoadedError: (503, "learngene_not_loaded", "The model's learngene is not loaded on this server"),
-    RecordVersionError: (500, "record_unreadable", "Another version of tleg wrote the record"),
+    UnreadableRecordError: (500, "record_unreadable", "A model's record cannot be read"),
     StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
 }
 
@@ -109,11 +110,11 @@ def install_problem_handlers(app: FastAPI) -> None:
         return problem_response(plain_problem(error.status_code, detail=detail), headers)
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [_field_error(item) for item in error.errors()]
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [_field_error(item, request) for item in error.errors()[:_ERRORS_SHOWN]]
         detail = "; ".join(f"{item.field}: {item.message}" for item in errors[:5])
         problem = plain_problem(422, code="invalid_request", detail=detail)
-        return problem_response(problem.model_copy(update={"title": "The request is not valid", "errors": errors[:50]}))
+        return problem_response(problem.model_copy(update={"title": "The request is not valid", "errors": errors}))
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
@@ -135,8 +136,12 @@ def _type(code: str) -> str:
     return f"urn:tleg:problem:{code}"
 
 
-def _field_error(item: Mapping[str, Any]) -> FieldError:
+def _field_error(item: Mapping[str, Any], request: Request) -> FieldError:
     """Name the field as the user wrote it: the place in the body or the query, without the framework's prefix."""
     location = [str(part)[:80] for part in item["loc"]]
+    if item["type"] == "json_invalid":
+        return FieldError(field="body", message=f"is not JSON: {item.get('ctx', {}).get('error', item['msg'])}")
+    if location == ["body"] and "json" not in request.headers.get("content-type", ""):
+        return FieldError(field="body", message="must be a JSON object, sent with Content-Type: application/json")
     inner = location[1:] if location[0] in ("body", "query", "path", "header") else location
     return FieldError(field=".".join(inner) or location[0], message=str(item["msg"])[:500])

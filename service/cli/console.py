@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -12,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tleg_core.canonical import Json
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # What is printed comes from files, servers and users: none of it is markup.
 out = Console(highlight=False, markup=False, emoji=False)
@@ -23,13 +27,14 @@ def print_json(value: Json) -> None:
     out.print(json.dumps(value, indent=2), soft_wrap=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, folds: int = 0) -> None:
+    """Print a table: numbers to the right, but for the columns 0 and `folds`; only the latter may take several lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+        justify: Literal["left", "right"] = "left" if index in (0, folds) else "right"
+        table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=index != folds)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table)
 
 
@@ -39,8 +44,13 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     out.print(table)
+
+
+def printable(text: str) -> str:
+    """Return text without control characters, with which a file or a server could move the terminal's cursor."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def compact(number: float) -> str:
@@ -54,7 +64,7 @@ def compact(number: float) -> str:
 
 def percent(fraction: float | None) -> str:
     """Return a fraction in percent, or a dash."""
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 @contextmanager

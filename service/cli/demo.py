@@ -25,6 +25,7 @@ import tleg_core
 from service.api.schemas.models import BudgetBody, CreatedModel, ModelRequestBody
 from service.cli.console import compact, err, out, percent, print_table
 from service.client import Client, ClientError
+from service.settings import ClientSettings
 from tleg_core.images import ImageSet, load_image_set
 
 if TYPE_CHECKING:
@@ -65,12 +66,14 @@ def demo(
 ) -> None:
     """Start the service and do the main job on real images: budgets in, networks out, accuracy measured."""
     images = load_image_set(TEST_IMAGES)
+    err.print("starting the service …")
     with tempfile.TemporaryDirectory(prefix="tleg-demo-") as folder, _service(Path(folder), port) as url:
         out.print(f"\nThe service runs on {url}. Three budgets, {len(images.labels):,} real test images ({images.name}).\n")
         results = [_try(url, budget, images, Path(folder)) for budget in BUDGETS]
         _print_results(results)
-        _print_next(url, results[0].model)
-        if stay if stay is not None else sys.stdin.isatty() and sys.stdout.isatty():
+        stays = stay if stay is not None else sys.stdin.isatty() and sys.stdout.isatty()
+        _print_next(url if stays else ClientSettings().url, results[0].model, stays=stays)
+        if stays:
             out.print("The service is left running; Ctrl-C stops it.")
             try:
                 while True:
@@ -181,17 +184,23 @@ def _print_results(results: list[Result]) -> None:
     err.print("to weights: POST, download and digest check together; top-1: without any fine-tuning")
 
 
-def _print_next(url: str, model: CreatedModel) -> None:
+def _print_next(url: str, model: CreatedModel, *, stays: bool) -> None:
+    """Print what to try; where the service does not stay, how to start it first."""
+    name = f"{model.learngene}-d{model.member.depth}"
+    first = (
+        "Try next, in another terminal" if stays else "The service has stopped. Start it with `.venv/bin/tleg serve`, then try"
+    )
     out.print(
         f"""
-Try next:
+{first}:
 
   curl -s {url}/models -H 'Content-Type: application/json' \\
        -d '{{"budget": {{"max_params": 3000000}}, "num_classes": 5}}'
-  curl -s -o descendant.safetensors {url}{model.links["weights"]}
+  curl -s -o descendant.safetensors \\
+       {url}/tleg/{name}/resolve/main/model.safetensors
   curl -s {url}/frontier
-  HF_ENDPOINT={url} .venv/bin/python -c \
-       'import timm; print(timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True))'
+  HF_ENDPOINT={url} .venv/bin/python -c \\
+      'import timm; print(timm.create_model("hf-hub:tleg/{name}", pretrained=True))'
 
 In a browser: {url}/ and {url}/docs
 """,

@@ -120,7 +120,7 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
     config, provenance = description.config, description.provenance
     facts = [
         ("name", description.name),
-        ("method", f"{description.method.value}, {description.schedule.to_json()}"),
+        ("method", f"{description.method.value} ({description.schedule})"),
         (
             "network",
             f"width {config.embed_dim}, {config.num_heads} heads, {config.img_size} px in patches of {config.patch_size}",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,8 +51,15 @@ app.command(rich_help_panel=_TRAINING)(training.evaluate)
 app.add_typer(training.ancestry_app, name="ancestry", rich_help_panel=_TRAINING)
 
 
+def _unwind(number: int, _: FrameType | None) -> NoReturn:
+    """End the process by way of its context managers, with the exit code that shells give to a signal."""
+    raise SystemExit(128 + number)
+
+
 def run() -> None:
     """Run the command line; the entry point of the `tleg` program."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _unwind)  # so that whatever a command started is stopped in order
     try:
         app(prog_name="tleg")
     except TlegError as error:

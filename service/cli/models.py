@@ -10,7 +10,7 @@ import typer
 
 from service.api.schemas.models import ModelResource
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_json, print_table, transfer_bar
+from service.cli.console import compact, err, out, percent, print_json, print_table, printable, transfer_bar
 from service.client import Client
 from service.settings import ClientSettings
 from tleg_core.budget import Objective
@@ -18,7 +18,12 @@ from tleg_core.tensorfile import DType
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and download models on a server.")
 
-Url = Annotated[str, typer.Option(help="The server's address (or TLEG_URL).", default_factory=lambda: ClientSettings().url)]
+Url = Annotated[
+    str,
+    typer.Option(
+        help="The server's address.", default_factory=lambda: ClientSettings().url, show_default="TLEG_URL, or 127.0.0.1:8000"
+    ),
+]
 ModelId = Annotated[str, typer.Argument(help="The model's id, m-….", show_default=False)]
 
 
@@ -110,8 +115,8 @@ def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
         ("timm", f'timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True)'),
     ]
     for name, value in rows:
-        out.print(f"{name:<12} ", style="bold", end="")
-        out.print(value, soft_wrap=True)
+        out.print(f"{printable(name):<12} ", style="bold", end="")
+        out.print(printable(value), soft_wrap=True)
 
 
 @app.command()
@@ -153,14 +158,15 @@ def _print_models(models: Sequence[ModelResource]) -> None:
     rows = [
         (
             model.id,
-            f"{model.learngene} d{model.member.depth}",
+            str(model.member.depth),
             compact(model.params),
             compact(model.macs),
             f"{compact(model.size_bytes)}B",
+            model.learngene,
         )
         for model in models
     ]
-    print_table(("id", "member", "params", "MACs", "size"), rows)
+    print_table(("id", "depth", "params", "MACs", "size", "learngene"), rows, folds=5)
 
 
 def _download(client: Client, model_id: str, output: Path | None) -> None:

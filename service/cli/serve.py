@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import uvicorn
@@ -55,7 +54,6 @@ def serve(
     shipped: Annotated[bool, typer.Option(help="Serve the learngenes shipped with the package.")] = True,
 ) -> None:
     """Serve the API, with a private Redis in the data folder unless TLEG_REDIS_URL names one."""
-    signal.signal(signal.SIGTERM, _unwind)  # uvicorn takes the signal while it runs, and raises it again when it has shut down
     settings = Settings.load(
         host=host,
         port=port,
@@ -80,14 +78,9 @@ def serve(
             server_header=False,
         )
         address = f"http://{_host_in_url(settings.host)}:{listening.getsockname()[1]}"
-        err.print(f"tleg serves on {address} (docs: {address}/docs); Ctrl-C stops it")
+        err.print(f"tleg serves on {address} (docs: {address}/docs); Ctrl-C stops it", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             _Server(config, app).run(sockets=[listening])
-
-
-def _unwind(*_: object) -> NoReturn:
-    """End the process by way of the context managers, so that Redis is stopped in order."""
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:

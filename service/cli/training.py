@@ -28,6 +28,7 @@ from service.cli.training_options import (
     ShiftOption,
     TestDataOption,
     WarmupOption,
+    check_file,
     command_line,
     load_both,
     parse_depths,
@@ -77,6 +78,7 @@ def fit(
     from tleg_core.training.loop import JOURNAL_NAME
 
     console = Console()
+    check_file(weights, "weights")
     folder = run_folder(out, resume)
     images, test_images = load_both(data, test_data)
     card = AncestryCard(
@@ -163,6 +165,7 @@ def train(
     console = Console()
     if kd_normalisation not in set(KdNormalisation):
         raise ConfigError("kd_normalisation", f"must be one of {', '.join(KdNormalisation)}, not {kd_normalisation!r}")
+    check_file(ancestry, "ancestry")
     training = TrainingConfig(
         epochs=epochs,
         batch_size=batch_size,

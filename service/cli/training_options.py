@@ -43,6 +43,12 @@ def load_both(data: Path, test_data: Path) -> tuple[ImageSet, ImageSet]:
     return images, test_images
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raise `ConfigError` where there is no file, before anything that takes time."""
+    if not path.is_file():
+        raise ConfigError(option, f"there is no file {path}")
+
+
 def run_folder(out: Path, resume: bool) -> Path:
     """Return the folder of checkpoints beside `out`; raises `ConfigError` where a new run would overwrite an old one."""
     from tleg_core.training.loop import CHECKPOINT_NAME

@@ -66,7 +66,7 @@ class Catalogue:
     def current(self, model: Model) -> Model:
         """Return a recorded model with the accuracy that its learngene has now, where the learngene is here."""
         family = self.family_by_digest(model.recipe.learngene)
-        return model if family is None else replace(model, learngene=family.name, accuracy=family.accuracy(model.recipe.member))
+        return model if family is None else replace(model, learngene=family.name, accuracy=family.accuracy_of(model.recipe))
 
     def candidates(self, request: ModelRequest | None = None) -> tuple[Candidate, ...]:
         """Return every member among which the request chooses (all without one), with its costs under the request.

@@ -5,7 +5,7 @@ TlegError
     ├── ModelNotFoundError
     ├── LearngeneNotFoundError
     ├── LearngeneNotLoadedError     a model whose learngene this server does not hold now
-    ├── RecordVersionError          a record that another version of tleg wrote
+    ├── UnreadableRecordError       a record that is damaged, or that another version of tleg wrote
     ├── CursorUnknownError          `after` names nothing in the list
     └── StoreUnavailableError       Redis does not answer, or cannot be started
 """
@@ -40,11 +40,11 @@ class LearngeneNotLoadedError(ServiceError):
         super().__init__(f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now")
 
 
-class RecordVersionError(ServiceError):
-    """The record was written by another version of tleg."""
+class UnreadableRecordError(ServiceError):
+    """The record is damaged, or was written by another version of tleg."""
 
-    def __init__(self, model_id: str, found: tuple[int, int]) -> None:
-        super().__init__(f"the record of {model_id} is of version {found[0]} (recipe {found[1]}); this tleg does not read it")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"a model's record cannot be read: {reason}")
 
 
 class CursorUnknownError(ServiceError):

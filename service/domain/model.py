@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from service.domain.errors import RecordVersionError
+from service.domain.errors import UnreadableRecordError
 from tleg_core.budget import Accuracy, Choice
 from tleg_core.cost import Cost, cost
 from tleg_core.descendant import Descendant
+from tleg_core.errors import ConfigError
 from tleg_core.recipe import RECIPE_FORMAT, Recipe
 from tleg_core.vit import timm_architecture, timm_model_args
 
@@ -52,7 +53,7 @@ class Model:
             method=family.learngene.description.method.value,
             recipe=recipe,
             cost=cost(config, recipe.member.depth, dtype=recipe.dtype),
-            accuracy=family.accuracy(recipe.member),
+            accuracy=family.accuracy_of(recipe),
             size_bytes=descendant.size,
             architecture=timm_architecture(config),
             model_args=timm_model_args(config, recipe.member.depth),
@@ -64,21 +65,24 @@ class Model:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read a stored record; raises `RecordVersionError` where another version of tleg wrote it."""
-        found = (value["version"], value["recipe"]["format"])
-        if found != (RECORD_VERSION, RECIPE_FORMAT):
-            raise RecordVersionError(value["id"], found)
-        return cls(
-            id=value["id"],
-            learngene=value["learngene"],
-            method=value["method"],
-            recipe=Recipe.from_json(value["recipe"]),
-            cost=Cost(**value["cost"]),
-            accuracy={name: Accuracy(**entry) for name, entry in value["accuracy"].items()},
-            size_bytes=value["size_bytes"],
-            architecture=value["architecture"],
-            model_args=value["model_args"],
-        )
+        """Read a stored record; raises `UnreadableRecordError` where it is damaged or of another version."""
+        try:
+            found = (value["version"], value["recipe"]["format"])
+            if found != (RECORD_VERSION, RECIPE_FORMAT):
+                raise UnreadableRecordError(f"it is of version {found[0]}, its recipe of {found[1]}")
+            return cls(
+                id=value["id"],
+                learngene=value["learngene"],
+                method=value["method"],
+                recipe=Recipe.from_json(value["recipe"]),
+                cost=Cost(**value["cost"]),
+                accuracy={name: Accuracy(**entry) for name, entry in value["accuracy"].items()},
+                size_bytes=value["size_bytes"],
+                architecture=value["architecture"],
+                model_args=value["model_args"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise UnreadableRecordError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class EmbeddedRedis:
 
     def __init__(self, data_dir: Path, *, server: Path | None = None, stop_timeout_s: float = 10.0) -> None:
         self._stop_timeout_s = stop_timeout_s
-        self._folder = data_dir / "redis"
+        self._folder = data_dir.absolute() / "redis"  # Redis changes into it, and takes paths from there
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None

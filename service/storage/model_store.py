@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreUnavailableError
+from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreUnavailableError, UnreadableRecordError
 from service.domain.model import Model, StoredModel, is_model_id
 from service.storage import keys
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = ("record", "created_at", "sha256")
 _SCRIPTS = Path(__file__).parent / "scripts"
@@ -83,8 +86,16 @@ class ModelStore:
                 for model_id in ids[:limit]:
                     pipeline.hmget(keys.model(model_id), *_FIELDS)
                 rows = await pipeline.execute()
-        models = tuple(stored for row in rows if (stored := _stored(_texts(row))) is not None)
-        return ModelPage(models=models, has_more=len(ids) > limit)
+        models = []
+        for model_id, row in zip(ids, rows, strict=False):
+            try:
+                stored = _stored(_texts(row))
+            except UnreadableRecordError as error:  # one damaged record must not hide the others
+                logger.error(str(error), extra={"action": "record_skipped", "model": model_id})
+                continue
+            if stored is not None:
+                models.append(stored)
+        return ModelPage(models=tuple(models), has_more=len(ids) > limit)
 
     async def sha256(self, model_id: str) -> str | None:
         """Return the sha256 of a model's file if it was computed before."""
@@ -119,4 +130,9 @@ def _stored(fields: list[str | None]) -> StoredModel | None:
     record, created_at, sha256 = fields
     if record is None or created_at is None:
         return None
-    return StoredModel(model=Model.from_json(json.loads(record)), created_at=datetime.fromisoformat(created_at), sha256=sha256)
+    try:
+        return StoredModel(
+            model=Model.from_json(json.loads(record)), created_at=datetime.fromisoformat(created_at), sha256=sha256
+        )
+    except ValueError as error:
+        raise UnreadableRecordError(str(error)) from error

@@ -53,6 +53,13 @@ class Weights:
             raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
         return descendant
 
+    async def open_prepared(self, model: Model) -> Descendant:
+        """Return a model's file, ready to be sent without delay; raises `LearngeneNotLoadedError`."""
+        descendant = self.open(model)
+        if model.recipe.img_size != descendant.family.learngene.description.config.img_size:
+            await asyncio.to_thread(descendant.prepare)
+        return descendant
+
     def _open_recipe(self, recipe: Recipe) -> Descendant | None:
         family = self._catalogue.family_by_digest(recipe.learngene)
         return None if family is None else Descendant(family, recipe)

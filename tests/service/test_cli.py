@@ -93,7 +93,7 @@ def test_learngenes_lists_them(online: Tleg) -> None:
     outcome = online("learngenes")
     assert outcome.code == 0
     assert_fits(outcome.out)
-    assert re.search(r"tiny-tleg +tleg +1-12 .* 83\.0 %", outcome.out)
+    assert re.search(r"tiny-tleg +tleg +1-12 .* 83\.00 %", outcome.out)
     listed = online("learngenes", "--json").json
     assert [item["id"] for item in listed["data"]] == ["large-tleg", "tiny-polynomial", "tiny-stagewise", "tiny-tleg"]
 
@@ -216,7 +216,7 @@ def test_inspect_shows_what_a_learngene_says_of_itself(tleg: Tleg, learngene_fil
     )
     shown = tleg("inspect", learngene_files[0])
     assert opened.digest in shown.out
-    assert "83.0 %" in shown.out
+    assert "83.00 %" in shown.out
     assert_fits(shown.out)
 
 

@@ -112,7 +112,7 @@ def test_a_finished_runs_folder_is_not_overwritten(workshop: Path) -> None:
         (("--device", "abacus"), "device: cannot compute on 'abacus'"),
         (("--batch-size", 4000), "batch_size: 4000 is more than the 48 images"),
         (("--test-data", "SAME"), "test_data: holds the very images"),
-        (("--ancestry", "nowhere.safetensors"), "nowhere.safetensors cannot be read"),
+        (("--ancestry", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("--name", "Not A Name"), "name: must be"),
     ],
 )

@@ -101,7 +101,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # of the authors' options; holds data, runs nothing
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader of pickles lets rubbish raise anything, IndexError included
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (
+            error.strerror if isinstance(error, OSError) else "it is damaged, or holds more than tensors, which is never run"
+        )
         raise CheckpointError(f"{path} cannot be read as a checkpoint of plain tensors: {reason}") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]

@@ -59,7 +59,7 @@ async def _repository(resources: ResourcesDep, namespace: Namespace, name: Name)
         model = await find_model(name, resources.catalogue, resources.weights)
     except ModelNotFoundError:
         _not_found("RepoNotFound", "there is no such model; POST /models creates one")
-    return HubRepository.of(name, model, resources.weights.open(model))
+    return HubRepository.of(name, model, await resources.weights.open_prepared(model))
 
 
 RepositoryDep = Annotated[HubRepository, Depends(_repository)]

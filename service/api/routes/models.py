@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -71,6 +72,7 @@ async def create_models(resources: ResourcesDep, body: BatchBody, dry_run: DryRu
     """Answer several requests in one call; one that cannot be met has its own error and does not disturb the others."""
     results = []
     for request in body.requests:
+        await asyncio.sleep(0)  # other requests get their turn
         try:
             selection = resources.catalogue.resolve(request.to_domain())
             if dry_run:
@@ -107,7 +109,7 @@ async def get_model(resources: ResourcesDep, model_id: ModelId) -> ModelResource
 async def download_model(request: Request, resources: ResourcesDep, model_id: ModelId) -> Response:
     """Return the safetensors file, whole or the range asked for; it is computed on the way out."""
     model = await resources.weights.find(model_id)
-    descendant = resources.weights.open(model)
+    descendant = await resources.weights.open_prepared(model)
     return ComputedFileResponse(
         request,
         size=descendant.size,

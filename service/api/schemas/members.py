@@ -35,7 +35,9 @@ class Costs(BaseModel):
     macs: int = Field(description="Multiply-accumulates for one image.", examples=[44034432])
     flops: int = Field(description="Floating-point operations for one image: 2 x MACs.", examples=[88068864])
     weights_bytes: int = Field(description="Bytes of the weights in the chosen dtype.", examples=[10826536])
-    memory_bytes: int = Field(description="Peak bytes of an eager forward pass, weights included.", examples=[10958440])
+    memory_bytes: int = Field(
+        description="Peak bytes of an eager forward pass of one image, weights included.", examples=[10958440]
+    )
 
 
 def cost_fields(cost: Cost) -> dict[str, int]:

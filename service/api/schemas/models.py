@@ -110,7 +110,7 @@ class ModelResource(Costs):
     method: str = Field(description="The learngene's method.")
     member: MemberReference = Field(description="Which member of the family.")
     accuracy: dict[str, MeasuredAccuracy] = Field(
-        description="The member's measured accuracy by data set, with the learngene's own head and image size."
+        description="Measured accuracy by data set; empty where the head or the image size is not the learngene's own."
     )
     size_bytes: int = Field(description="Bytes of the safetensors file, its header included.")
     sha256: str | None = Field(

@@ -43,14 +43,16 @@ def download(port: int, path: str, write_to: str | None = None) -> Download:
     return Download(first_byte_s=first_byte_s, total_s=time.perf_counter() - started, size_bytes=size_bytes)
 
 
+def post(port: int, body: bytes) -> bytes:
+    """Post the body to /models over one new connection; return the answer's."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(_request(body))
+        return _read_answer(connection)
+
+
 def posts(port: int, bodies: list[bytes], count: int) -> float:
     """Post `count` times over one connection, one after the other, the bodies in turn; return requests for each second."""
-    requests = []
-    for body in bodies:
-        head = (
-            f"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        requests.append(head.encode() + body)
+    requests = [_request(body) for body in bodies]
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         started = time.perf_counter()
@@ -60,8 +62,14 @@ def posts(port: int, bodies: list[bytes], count: int) -> float:
         return count / (time.perf_counter() - started)
 
 
-def _read_answer(connection: socket.socket) -> None:
-    """Read one answer, its body by Content-Length."""
+def _request(body: bytes) -> bytes:
+    """Return the whole request that posts the body."""
+    lines = ("POST /models HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def _read_answer(connection: socket.socket) -> bytes:
+    """Read one answer and return its body, by Content-Length."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536)
@@ -71,3 +79,4 @@ def _read_answer(connection: socket.socket) -> None:
     length = next((int(line.split(b":")[1]) for line in header.split(b"\r\n") if line.lower().startswith(b"content-length")), 0)
     while len(body) < length:
         body += connection.recv(65536)
+    return body

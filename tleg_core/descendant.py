@@ -16,8 +16,20 @@ from tleg_core.errors import RangeError
 from tleg_core.family import Family, Resampled, TensorSource
 from tleg_core.recipe import Recipe
 from tleg_core.tensorfile import encode_header
+from tleg_core.vit import inventory
 
 BLOCK_BYTES = 512 * 1024
+
+
+def file_header(family: Family, recipe: Recipe) -> bytes:
+    """Return the first bytes of the recipe's file: length, JSON header, padding."""
+    specs = inventory(family.config(num_classes=recipe.num_classes, img_size=recipe.img_size), recipe.member.depth)
+    metadata = {
+        "format": "pt",
+        "tleg.learngene": recipe.learngene,
+        "tleg.recipe": canonical_json(recipe.to_json()).decode(),
+    }
+    return encode_header(((spec.name, spec.shape) for spec in specs), recipe.dtype, metadata)
 
 
 class Descendant:
@@ -34,15 +46,7 @@ class Descendant:
         self.family = family
         self.recipe = recipe
         planned = family.sources(recipe)
-        self.header = encode_header(
-            ((spec.name, spec.shape) for spec, _ in planned),
-            recipe.dtype,
-            {
-                "format": "pt",
-                "tleg.learngene": recipe.learngene,
-                "tleg.recipe": canonical_json(recipe.to_json()).decode(),
-            },
-        )
+        self.header = file_header(family, recipe)
         self._sources: list[TensorSource] = [source for _, source in planned]
         self._bounds = [len(self.header)]  # where each tensor begins in the file, and the file's end
         for spec, _ in planned:

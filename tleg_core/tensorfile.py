@@ -9,6 +9,7 @@ What the tensors mean is the business of `learngene` and `descendant`.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def encode_header(tensors: Iterable[tuple[str, Shape]], dtype: DType, metadata: 
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, shape in tensors:
-        size_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size_bytes = math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": dtype.code, "shape": list(shape), "data_offsets": [position, position + size_bytes]}
         position += size_bytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()

@@ -10,7 +10,6 @@ from functools import lru_cache
 from service.domain.errors import LearngeneNotFoundError
 from service.domain.model import Model, Selection
 from tleg_core.budget import Budget, Candidate, Objective, solve
-from tleg_core.descendant import Descendant
 from tleg_core.description import Method
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
@@ -103,7 +102,7 @@ class Catalogue:
         choice = solve(request.budget, self.candidates(request), request.objective)
         family = self._by_name[choice.candidate.learngene]
         recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
-        return Selection(model=Model.of(Descendant(family, recipe)), choice=choice)
+        return Selection(model=Model.of(family, recipe), choice=choice)
 
     @staticmethod
     def _variable(families: Iterable[Family], variation: Variation, head: Head | None = None) -> list[Family]:

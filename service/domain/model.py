@@ -14,8 +14,9 @@ from typing import Any, Self
 from service.domain.errors import UnreadableRecordError
 from tleg_core.budget import Accuracy, Choice
 from tleg_core.cost import Cost, cost
-from tleg_core.descendant import Descendant
+from tleg_core.descendant import file_header
 from tleg_core.errors import ConfigError
+from tleg_core.family import Family
 from tleg_core.recipe import RECIPE_FORMAT, Recipe
 from tleg_core.vit import timm_architecture, timm_model_args
 
@@ -43,18 +44,18 @@ class Model:
     model_args: dict[str, Any]
 
     @classmethod
-    def of(cls, descendant: Descendant) -> Self:
-        """Describe a descendant's file; its costs are those of one image, whatever batch the request had in mind."""
-        recipe, family = descendant.recipe, descendant.family
+    def of(cls, family: Family, recipe: Recipe) -> Self:
+        """Describe a recipe's file; its costs are those of one image, whatever batch the request had in mind."""
         config = family.config(num_classes=recipe.num_classes, img_size=recipe.img_size)
+        costs = cost(config, recipe.member.depth, dtype=recipe.dtype)
         return cls(
             id=recipe.model_id,
             learngene=family.name,
             method=family.learngene.description.method.value,
             recipe=recipe,
-            cost=cost(config, recipe.member.depth, dtype=recipe.dtype),
+            cost=costs,
             accuracy=family.accuracy_of(recipe),
-            size_bytes=descendant.size,
+            size_bytes=len(file_header(family, recipe)) + costs.weights_bytes,
             architecture=timm_architecture(config),
             model_args=timm_model_args(config, recipe.member.depth),
         )

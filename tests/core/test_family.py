@@ -117,6 +117,7 @@ def test_another_learngenes_recipe_is_refused(family: Family, make_learngene: Le
 
 def test_plans_of_many_image_sizes_hold_no_embeddings(family: Family) -> None:
     """A plan asks for its position embedding when it is read, so many plans take no more memory than a few."""
+    family = Family(family.learngene)  # with nothing kept from other tests
     sizes = [8 * side for side in range(1, 40)]
     plans = [family.sources(family.recipe(Member(depth=1), Variation(img_size=size))) for size in sizes]
     assert family._position.cache_info().currsize == 0

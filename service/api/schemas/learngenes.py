@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.members import Costs, MeasuredAccuracy, cost_fields
+from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
 from tleg_core.family import Family, Variation
 
 
@@ -36,10 +36,9 @@ class ProvenanceBody(BaseModel):
     notes: str = Field(description="What else is worth knowing.")
 
 
-class FamilyMember(Costs):
+class FamilyMember(Costs, MemberReference):
     """One member: its depth, costs and measured accuracy."""
 
-    depth: int = Field(description="Number of blocks.")
     accuracy: dict[str, MeasuredAccuracy] = Field(description="Measured accuracy by data set.")
 
 

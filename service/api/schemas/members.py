@@ -51,11 +51,15 @@ def cost_fields(cost: Cost) -> dict[str, int]:
     }
 
 
-class MemberCosts(Costs):
-    """A member and what it costs."""
+class MemberIdentity(BaseModel):
+    """Which member of which learngene."""
 
     learngene: str = Field(description="The learngene's id.", examples=["tleg-ti-fashion-mnist"])
     member: MemberReference = Field(description="Which member of the learngene's family.")
+
+
+class MemberCosts(Costs, MemberIdentity):
+    """A member and what it costs."""
 
     @classmethod
     def of(cls, candidate: Candidate) -> Self:

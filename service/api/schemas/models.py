@@ -98,8 +98,8 @@ class ModelRequestBody(BaseModel):
         )
 
 
-class ModelResource(Costs):
-    """A model: one descendant, ready to download."""
+class ModelIdentity(BaseModel):
+    """What a model is."""
 
     object: Literal["model"] = Field("model", description="Always `model`.")
     id: str = Field(
@@ -109,6 +109,11 @@ class ModelResource(Costs):
     learngene_digest: str = Field(description="The learngene's digest, 64 hex digits.")
     method: str = Field(description="The learngene's method.")
     member: MemberReference = Field(description="Which member of the family.")
+
+
+class ModelResource(Costs, ModelIdentity):
+    """A model: one descendant, ready to download."""
+
     accuracy: dict[str, MeasuredAccuracy] = Field(
         description="Measured accuracy by data set; empty where the head or the image size is not the learngene's own."
     )

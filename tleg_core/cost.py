@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
-from tleg_core.tensorfile import DType
 from tleg_core.vit import VitConfig, block_shapes, check_depth, num_elements, stem_shapes, tail_shapes
 
 MAX_BATCH_SIZE = 65_536

@@ -15,13 +15,13 @@ import numpy as np
 
 from tleg_core.budget import Accuracy, Candidate
 from tleg_core.cost import cost
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.expansion import combine
 from tleg_core.fresh import draw
 from tleg_core.learngene import Array, Learngene
 from tleg_core.position import MAX_GRID, resample
 from tleg_core.recipe import Head, Member, Recipe
-from tleg_core.tensorfile import DType
 from tleg_core.vit import TensorSpec, VitConfig, inventory
 
 _POSITIONS = 8  # resampled embeddings kept for a family, at most 13 MB each for a ViT-B

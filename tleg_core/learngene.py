@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from tleg_core.atomic_file import atomic_file
 from tleg_core.canonical import canonical_json, sha256_hex, strict_json
 from tleg_core.description import Description
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
-from tleg_core.tensorfile import DType, Header, encode_header, parse_header
+from tleg_core.tensorfile import Header, encode_header, parse_header
 from tleg_core.vit import Shape, VitConfig, block_shapes, stem_shapes, tail_shapes
 
 MAX_LEARNGENE_BYTES = 8 * 1024**3

@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Any, Self
 
 from tleg_core.canonical import Json, canonical_json, sha256_hex
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
-from tleg_core.tensorfile import DType
 
 RECIPE_FORMAT = 1
 MAX_SEED = 2**63 - 1

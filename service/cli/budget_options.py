@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from service.api.schemas.models import BudgetBody, ModelRequestBody
 from tleg_core.budget import Objective
 from tleg_core.description import Method
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.recipe import Head
-from tleg_core.tensorfile import DType
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)([kKMGT]?)")
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

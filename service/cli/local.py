@@ -15,11 +15,11 @@ from service.storage.learngene_registry import load_catalogue, shipped_paths
 from tleg_core.atomic_file import atomic_file
 from tleg_core.budget import Candidate, Objective
 from tleg_core.descendant import Descendant
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
 from tleg_core.recipe import Member
-from tleg_core.tensorfile import DType
 
 LearngeneFile = Annotated[str, typer.Argument(help="A learngene's file, or the name of a shipped one.", show_default=False)]
 

@@ -14,7 +14,7 @@ from service.cli.console import compact, err, out, percent, print_json, print_ta
 from service.client import Client
 from service.settings import ClientSettings
 from tleg_core.budget import Objective
-from tleg_core.tensorfile import DType
+from tleg_core.dtype import DType
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and download models on a server.")
 

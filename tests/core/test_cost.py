@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tleg_core.cost import MAX_BATCH_SIZE, cost
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.learngene import learngene_shapes
-from tleg_core.tensorfile import DType
 from tleg_core.vit import VIT_SIZES, VitConfig
 
 from .conftest import build_timm

@@ -22,12 +22,12 @@ from torch import nn
 
 from tleg_core.descendant import BLOCK_BYTES, Descendant
 from tleg_core.description import Method
+from tleg_core.dtype import DType
 from tleg_core.errors import RangeError
 from tleg_core.family import Family, Variation
 from tleg_core.fresh import draw
 from tleg_core.learngene import Learngene
 from tleg_core.recipe import Head, Member, Recipe
-from tleg_core.tensorfile import DType
 from tleg_core.vit import MAX_DEPTH, VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
 from .conftest import LearngeneFactory, build_learngene

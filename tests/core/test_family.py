@@ -9,11 +9,11 @@ import pytest
 from tleg_core.cost import cost
 from tleg_core.descendant import Descendant
 from tleg_core.description import Measurement, Method
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.position import MAX_GRID
 from tleg_core.recipe import Head, Member
-from tleg_core.tensorfile import DType
 
 from .conftest import LearngeneFactory
 

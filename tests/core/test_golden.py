@@ -12,9 +12,9 @@ import pytest
 
 from tleg_core.descendant import Descendant
 from tleg_core.description import Method
+from tleg_core.dtype import DType
 from tleg_core.family import Family, Variation
 from tleg_core.recipe import Head, Member
-from tleg_core.tensorfile import DType
 
 from .conftest import build_learngene
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tleg_core.cost import cost
-from tleg_core.tensorfile import DType
+from tleg_core.dtype import DType
 from tleg_core.vit import VIT_SIZES, VitConfig
 
 from .conftest import build_timm

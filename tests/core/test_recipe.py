@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.recipe import MAX_SEED, Head, Member, Recipe
-from tleg_core.tensorfile import DType
 
 RECIPE: dict[str, Any] = {
     "learngene": "ab" * 32,

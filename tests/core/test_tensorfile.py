@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from tleg_core.dtype import DType
 from tleg_core.errors import LearngeneFileError
-from tleg_core.tensorfile import MAX_HEADER_BYTES, DType, encode_header, parse_header
+from tleg_core.tensorfile import MAX_HEADER_BYTES, encode_header, parse_header
 
 SPECIAL_BITS = [0x00000000, 0x80000000, 0x00000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0xFF800000]
 

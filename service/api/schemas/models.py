@@ -14,9 +14,9 @@ from service.domain.model import Model, Selection, StoredModel
 from tleg_core.budget import MAX_LIMIT, Budget, Objective
 from tleg_core.cost import MAX_BATCH_SIZE
 from tleg_core.description import Method
+from tleg_core.dtype import DType
 from tleg_core.family import Variation
 from tleg_core.recipe import MAX_SEED, Head
-from tleg_core.tensorfile import DType
 from tleg_core.vit import MAX_DEPTH
 
 MAX_BATCH_REQUESTS = 100

@@ -213,7 +213,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + _START_TIMEOUT_S
         client = _client(self._socket, timeout_s=2)
         try:
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and not self._stopping.is_set():
                 if self._process.poll() is not None:
                     tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
                     raise StoreUnavailableError(f"the embedded Redis ended at once: {' '.join(tail) or 'no log'} (see {log})")

@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# uv trusts what the machine trusts, as pip can be told to: a company's own certificates included.
+export UV_SYSTEM_CERTS ?= true
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast check format lint types contracts bench lock clean
 

@@ -31,7 +31,27 @@ class Settings(BaseSettings):
     )
     learngenes: tuple[Path, ...] = Field((), description="Learngene files to serve beside the shipped ones.")
     shipped: bool = Field(True, description="Whether the learngenes shipped with the package are served.")
+    store_url: str | None = Field(
+        None,
+        description="Where data sets, checkpoints and fine-tuned weights lie: file:///…, s3://bucket/…, gs://… or az://…; "
+        "without one, a folder in the data folder.",
+    )
+    workers: int = Field(1, ge=0, le=64, description="Fine-tuning workers that `tleg serve` runs beside the API.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where a worker trains: auto, cpu or cuda.")
+    heartbeat_s: float = Field(
+        30.0, ge=0.5, le=3600, description="Seconds after which a worker that is silent counts as dead, and its job moves on."
+    )
+    max_deaths: int = Field(
+        3, ge=1, le=100, description="Times that a job may end its worker without progress in between before it fails."
+    )
+    checkpoint_s: float = Field(
+        30.0, ge=0, le=3600, description="Seconds of training after which a job's state is saved; 0 saves after every step."
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
+    max_upload_bytes: int = Field(10 * 1024**3, ge=1024, description="Largest data set upload accepted, in bytes.")
+    max_dataset_images: int = Field(2_000_000, ge=1, description="Most images that a data set may have.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels that an image of a data set may have.")
+    upload_idle_s: float = Field(60.0, gt=0, description="Seconds that an upload may pause before it is given up.")
     drain_timeout_s: int = Field(30, ge=0, description="Seconds that running downloads get to finish on shutdown.")
     access_log: bool = Field(False, description="Whether each request is logged.")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
@@ -44,6 +64,11 @@ class Settings(BaseSettings):
         if url is not None:
             parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError
         return url
+
+    @property
+    def object_store_url(self) -> str:
+        """The object store's URL, the default included."""
+        return self.store_url or (self.data_dir.expanduser().absolute() / "objects").as_uri()
 
     @classmethod
     def load(cls, **given: Any) -> Self:

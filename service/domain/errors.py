@@ -7,7 +7,18 @@ TlegError
     ├── LearngeneNotLoadedError     a model whose learngene this server does not hold now
     ├── UnreadableRecordError       a record that is damaged, or that another version of tleg wrote
     ├── CursorUnknownError          `after` names nothing in the list
-    └── StoreUnavailableError       Redis does not answer, or cannot be started
+    ├── DatasetNotFoundError
+    ├── DatasetInUseError           a data set that jobs still need
+    ├── DatasetRefusedError         an upload that is no data set; names the limit or the entry
+    ├── UploadTooLargeError
+    ├── UploadTypeError             the content is of no type that is read here
+    ├── UploadStalledError          the client sent nothing for too long
+    ├── JobNotFoundError
+    ├── JobStateError               the job's status does not allow that
+    ├── IdempotencyKeyReusedError   the key came with another request before
+    ├── FencedError                 a write of an attempt that is no longer the job's
+    ├── StoreUnavailableError       Redis does not answer, or cannot be started
+    └── ObjectStoreError            the object store does not answer, or its disk is full
 """
 
 from __future__ import annotations
@@ -56,3 +67,69 @@ class CursorUnknownError(ServiceError):
 
 class StoreUnavailableError(ServiceError):
     """Redis does not answer."""
+
+
+class DatasetNotFoundError(ServiceError):
+    """No such data set."""
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"there is no data set {dataset_id[:80]!r}; POST /datasets uploads one")
+
+
+class DatasetInUseError(ServiceError):
+    """Jobs still need the data set."""
+
+    def __init__(self, dataset_id: str, jobs: list[str]) -> None:
+        super().__init__(f"data set {dataset_id} is used by {', '.join(jobs[:5])}{' and more' if len(jobs) > 5 else ''}")
+        self.jobs = jobs
+
+
+class DatasetRefusedError(ServiceError):
+    """The upload is no data set."""
+
+    def __init__(self, reason: str, *, limit: int | None = None) -> None:
+        super().__init__(reason)
+        self.limit = limit
+
+
+class UploadTooLargeError(ServiceError):
+    """The upload is larger than the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the upload is larger than {limit:,} bytes")
+        self.limit = limit
+
+
+class UploadTypeError(ServiceError):
+    """The content is of no type that is read here."""
+
+
+class UploadStalledError(ServiceError):
+    """The client sent nothing for too long."""
+
+
+class JobNotFoundError(ServiceError):
+    """No such job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no fine-tune {job_id[:80]!r}; POST /fine-tunes makes one")
+
+
+class JobStateError(ServiceError):
+    """The job's status does not allow that."""
+
+    def __init__(self, job_id: str, status: str, wanted: str) -> None:
+        super().__init__(f"{job_id} is {status}; it cannot be {wanted}")
+        self.status = status
+
+
+class IdempotencyKeyReusedError(ServiceError):
+    """The Idempotency-Key came with another request before."""
+
+
+class FencedError(ServiceError):
+    """The attempt is no longer the job's: another one has taken over, or the job has ended."""
+
+
+class ObjectStoreError(ServiceError):
+    """The object store does not answer, or cannot be written."""

@@ -1,17 +1,72 @@
 """Every Redis key: its type, what it holds, and how long it lives. Nothing else composes keys.
 
-| key               | type       | holds                                                                   | lives    |
-|-------------------|------------|-------------------------------------------------------------------------|----------|
-| `tleg:model:{id}` | hash       | a model: `record` (JSON with a version) and `created_at` (ISO 8601) if  | for ever |
-|                   |            | it was created; `sha256` of its file (64 hex digits) if it was computed |          |
-| `tleg:models`     | sorted set | ids of created models by time of creation, in microseconds              | for ever |
+| key                            | type       | holds                                                          | lives       |
+|--------------------------------|------------|----------------------------------------------------------------|-------------|
+| `tleg:model:{id}`              | hash       | a model: `record` (JSON with a version) and `created_at` (ISO  | for ever    |
+|                                |            | 8601) if it was created; `sha256` of its file (64 hex digits)  |             |
+|                                |            | if it was computed                                             |             |
+| `tleg:models`                  | sorted set | ids of created models by time of creation, in microseconds     | for ever    |
+| `tleg:dataset:{id}`            | hash       | a data set: `record` (JSON with a version), `created_at`       | until       |
+|                                |            |                                                                | deleted     |
+| `tleg:datasets`                | sorted set | ids of data sets by time of creation, in microseconds          | for ever    |
+| `tleg:dataset:{id}:jobs`       | set        | ids of the jobs that use it and have not ended                 | as the jobs |
+| `tleg:job:{id}`                | hash       | a job; its fields are `service.storage.job_store`'s            | for ever    |
+| `tleg:job:{id}:events`         | stream     | its events, entry `n-0` is event n, counted from 1             | for ever    |
+| `tleg:job:{id}:checkpoints`    | list       | its checkpoints that can be used as models, JSON, oldest first | for ever    |
+| `tleg:jobs`                    | sorted set | ids of all jobs by time of creation, in microseconds           | for ever    |
+| `tleg:jobs:{status}`           | sorted set | those of one status                                            | for ever    |
+| `tleg:idempotency:{sha256}`    | string     | JSON: the `job` that a request made, and the request's digest  | a day       |
+| `tleg:queue:*`                 | dramatiq's | the queue; `fine-tunes` and `fine-tunes.msgs` are written by   | dramatiq's  |
+|                                |            | our scripts too, in the form of dramatiq's `dispatch.lua`      |             |
 """
 
 from __future__ import annotations
 
 MODELS = "tleg:models"
+DATASETS = "tleg:datasets"
+JOBS = "tleg:jobs"
+
+QUEUE_NAMESPACE = "tleg:queue"
+QUEUE = "fine-tunes"
+QUEUE_LIST = f"{QUEUE_NAMESPACE}:{QUEUE}"
+QUEUE_MESSAGES = f"{QUEUE_NAMESPACE}:{QUEUE}.msgs"
 
 
 def model(model_id: str) -> str:
     """Return the key of a model."""
     return f"tleg:model:{model_id}"
+
+
+def dataset(dataset_id: str) -> str:
+    """Return the key of a data set."""
+    return f"tleg:dataset:{dataset_id}"
+
+
+def dataset_jobs(dataset_id: str) -> str:
+    """Return the key of the set of jobs that use a data set."""
+    return f"tleg:dataset:{dataset_id}:jobs"
+
+
+def job(job_id: str) -> str:
+    """Return the key of a job."""
+    return f"tleg:job:{job_id}"
+
+
+def job_events(job_id: str) -> str:
+    """Return the key of a job's events."""
+    return f"tleg:job:{job_id}:events"
+
+
+def job_checkpoints(job_id: str) -> str:
+    """Return the key of a job's checkpoints."""
+    return f"tleg:job:{job_id}:checkpoints"
+
+
+def jobs_of_status(status: str) -> str:
+    """Return the key of the jobs of one status."""
+    return f"tleg:jobs:{status}"
+
+
+def idempotency(digest: str) -> str:
+    """Return the key of an idempotency key's digest."""
+    return f"tleg:idempotency:{digest}"

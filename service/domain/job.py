@@ -1,0 +1,162 @@
+"""The fine-tuning job: what was asked for, where it stands, and which change of status is allowed.
+
+    queued ──▶ running ──▶ succeeded | failed
+      │ ▲        │ │ ▲
+      │ │        │ │ └─ (an attempt that died is followed by another: running ▶ queued ▶ running)
+      ▼ │        ▼ └──▶ cancelling ──▶ cancelled
+     paused ◀────┘
+       └──▶ cancelled (and queued ──▶ cancelled)
+
+A job is frozen here; every change goes through `service.storage.job_store`, one Lua script each, which is given this table.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+RECORD_VERSION = 1
+_JOB_ID = re.compile(r"ft-[0-9a-f]{32}")
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing follows."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset(
+        {
+            JobStatus.QUEUED,  # handed over: the worker drains, or died
+            JobStatus.PAUSED,
+            JobStatus.CANCELLING,
+            JobStatus.SUCCEEDED,
+            JobStatus.FAILED,
+        }
+    ),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.FAILED, JobStatus.SUCCEEDED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+
+def new_job_id() -> str:
+    """Return a fresh id, `ft-` and 32 hex digits."""
+    return f"ft-{secrets.token_hex(16)}"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the form of a job's id."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What was asked for; it never changes.
+
+    Args:
+        model: The id of the model that training starts from; it is recorded.
+        dataset: The id of the data set.
+        settings: `tleg_core.fine_tuning.FineTuneSettings` as JSON, "auto" resolved but for what the worker's device decides.
+        requested: The settings as the user gave them.
+    """
+
+    model: str
+    dataset: str
+    settings: Mapping[str, Any]
+    requested: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job failed: a code for programs, a message for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the current attempt is.
+
+    Args:
+        epoch: Epochs done.
+        step: Updates done.
+        steps: Updates in all; 0 while it is not known.
+        images_per_s: Training rate of the last while; None before it is known.
+        metrics: The latest of each: `train_loss`, `loss`, `top1`, `top5` (the last three on the held-out split), `lr`.
+        estimated_finish: When it will be done at this rate.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    images_per_s: float | None = None
+    metrics: Mapping[str, float]
+    estimated_finish: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it stands in the store."""
+
+    id: str
+    spec: JobSpec
+    status: JobStatus
+    attempt: int
+    deaths: int  # attempts that ended with their worker since the job last made progress
+    progress: Progress
+    pause_requested: bool
+    error: JobError | None
+    result: str | None  # the id of the resulting model
+    worker: str | None  # of the running attempt
+    settings_used: Mapping[str, Any] | None  # as the first attempt resolved them; every later one uses the same
+    resume_key: str | None  # object key of the state from which the next attempt goes on
+    created_at: datetime
+    started_at: datetime | None  # the first attempt's
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One event of a job: number `seq`, counted from 1 without gaps, with its `kind` and facts.
+
+    Kinds: `status` (with `status`, `attempt` and, at the end, `error` or `result`), `progress` (with step, metrics), `epoch`
+    (held-out metrics), `checkpoint` (with `epoch`, `model`), `log` (with `message`).
+    """
+
+    seq: int
+    at: datetime
+    kind: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCheckpoint:
+    """A state of the weights after an epoch, usable as a model."""
+
+    model: str
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+    created_at: datetime

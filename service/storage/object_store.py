@@ -1,0 +1,114 @@
+"""The object store: everything large (data sets, states of training, fine-tuned weights), through obstore.
+
+A local folder by default; S3, GCS or Azure by URL. Keys are made of our own ids and digests only. A local object is flushed to
+the disk before its writing returns, so what Redis says of it is true after a crash of the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from service.domain.errors import ObjectStoreError
+from tleg_core.atomic_file import atomic_file
+
+CHUNK_BYTES = 1024 * 1024
+
+
+def dataset_key(digest: str) -> str:
+    """Return the key of a data set's Arrow file; `digest` is its content's sha256."""
+    return f"datasets/{digest}.arrow"
+
+
+def weights_key(sha256: str) -> str:
+    """Return the key of a fine-tuned model's file, named by its content."""
+    return f"weights/{sha256}.safetensors"
+
+
+def state_key(job_id: str, attempt: int, step: int) -> str:
+    """Return the key of a state of training; no two attempts share one, so a fenced one harms nothing."""
+    return f"jobs/{job_id}/{attempt}-{step}.safetensors"
+
+
+class ObjectStore:
+    """Objects by key. Every method raises `ObjectStoreError` where the store does not answer or cannot be written."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        with _failures():
+            self._store = LocalStore(self._folder, mkdir=True) if self._folder is not None else from_url(url)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file of an object where the store is a local folder, None elsewhere."""
+        return None if self._folder is None else self._folder / key
+
+    def put_file(self, key: str, source: Path) -> None:
+        """Store a file's content under `key`, whole or not at all."""
+        with _failures():
+            if self._folder is None:
+                obstore.put(self._store, key, source)
+                return
+            path = self._folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as target, source.open("rb") as content:
+                while chunk := content.read(CHUNK_BYTES):
+                    target.write(chunk)
+
+    def fetch_file(self, key: str, target: Path) -> None:
+        """Write an object's content to `target`, whole or not at all; raises FileNotFoundError where there is none."""
+        with _failures(), atomic_file(target) as file:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+                file.write(chunk)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with _failures():
+                obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read_range(self, key: str, start: int, stop: int) -> memoryview:
+        """Return the bytes `start`..`stop` of an object; raises FileNotFoundError where there is none."""
+        with _failures():
+            return memoryview(obstore.get_range(self._store, key, start=start, end=stop))
+
+    async def read_range_async(self, key: str, start: int, stop: int) -> memoryview:
+        """Return the bytes `start`..`stop` of an object; raises FileNotFoundError where there is none."""
+        with _failures():
+            return memoryview(await obstore.get_range_async(self._store, key, start=start, end=stop))
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if it is there."""
+        try:
+            with _failures():
+                obstore.delete(self._store, key)
+        except FileNotFoundError:
+            pass
+
+    async def delete_async(self, key: str) -> None:
+        """Delete an object, if it is there."""
+        await asyncio.to_thread(self.delete, key)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn the store's errors into ours; a missing object stays FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, BaseError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)[:500]
+        raise ObjectStoreError(f"the object store failed: {reason}") from error

@@ -1,0 +1,149 @@
+"""What supervisor and engine say to each other: one JSON object a line, over a unix socket.
+
+The engine connects; the supervisor sends orders, the engine reports. The supervisor alone talks to Redis, the engine alone
+imports torch. Large things go through the object store; only their keys travel here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(_Message):
+    """Train this job."""
+
+    type: Literal["run"] = "run"
+    job: str
+    attempt: int
+    model: dict[str, Any]  # the base model's record, `service.domain.model.Model.to_json`
+    dataset: dict[str, Any]  # `service.domain.dataset.Dataset.to_json`
+    settings: dict[str, Any]  # `tleg_core.fine_tuning.FineTuneSettings.to_json`
+    resume_key: str | None  # object key of the state to go on from
+    checkpoint_s: float
+
+
+class Stop(_Message):
+    """Save the state and stop (`save`), or stop at once."""
+
+    type: Literal["stop"] = "stop"
+    job: str
+    save: bool
+
+
+Order: TypeAlias = Annotated[Run | Stop, Field(discriminator="type")]
+ORDER: TypeAdapter[Run | Stop] = TypeAdapter(Order)
+
+
+class Ready(_Message):
+    """The engine is up and waits for a job."""
+
+    type: Literal["ready"] = "ready"
+    device: str
+
+
+class Beat(_Message):
+    """The engine lives."""
+
+    type: Literal["beat"] = "beat"
+
+
+class Started(_Message):
+    """The first step is about to be taken; `settings` are those that were used, nothing "auto" left."""
+
+    type: Literal["started"] = "started"
+    job: str
+    settings: dict[str, Any]
+    steps: int
+
+
+class Stepped(_Message):
+    """Training has come so far."""
+
+    type: Literal["stepped"] = "stepped"
+    job: str
+    epoch: int
+    step: int
+    steps: int
+    images_per_s: float | None
+    metrics: dict[str, float]  # train_loss, lr
+
+
+class EpochDone(_Message):
+    """An epoch is done and the held-out part was classified; `weights` where the epoch is kept as a checkpoint."""
+
+    type: Literal["epoch"] = "epoch"
+    job: str
+    epoch: int
+    step: int
+    metrics: dict[str, float]  # train_loss, loss, top1, top5
+    weights: Weights | None
+
+
+class Saved(_Message):
+    """A state from which another attempt can go on is in the object store."""
+
+    type: Literal["saved"] = "saved"
+    job: str
+    step: int
+    key: str
+
+
+class Finished(_Message):
+    """Training is done."""
+
+    type: Literal["finished"] = "finished"
+    job: str
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    weights: Weights
+
+
+class Stopped(_Message):
+    """Training was stopped as ordered."""
+
+    type: Literal["stopped"] = "stopped"
+    job: str
+
+
+class Failed(_Message):
+    """Training cannot be done; `code` for programs, `message` for people."""
+
+    type: Literal["failed"] = "failed"
+    job: str
+    code: str
+    message: str
+
+
+class Note(_Message):
+    """Something a person should know, such as a halved batch."""
+
+    type: Literal["note"] = "note"
+    job: str
+    message: str
+
+
+class Weights(_Message):
+    """A safetensors file in the object store."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+    images: int  # in the held-out part
+
+
+EpochDone.model_rebuild()
+Finished.model_rebuild()
+
+Report: TypeAlias = Annotated[
+    Ready | Beat | Started | Stepped | EpochDone | Saved | Finished | Stopped | Failed | Note, Field(discriminator="type")
+]
+REPORT: TypeAdapter[Ready | Beat | Started | Stepped | EpochDone | Saved | Finished | Stopped | Failed | Note] = TypeAdapter(
+    Report
+)

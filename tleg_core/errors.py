@@ -6,6 +6,7 @@
     │   └── LearngeneDigestError
     ├── BudgetInfeasibleError   no member fits; names the binding limit and the nearest member
     ├── RangeError              a byte range outside a file
+    ├── ImageFileError          a data set file that cannot be trusted
     └── CheckpointError         a training checkpoint or foreign weights that cannot be used
 
 The default message is the class docstring; facts are attributes.
@@ -83,6 +84,15 @@ class BudgetInfeasibleError(TlegError):
 
 class RangeError(TlegError):
     """A byte range lies outside the file."""
+
+
+class ImageFileError(TlegError):
+    """The data set file cannot be used."""
+
+    def __init__(self, source: str, message: str) -> None:
+        super().__init__(f"{source}: {message}")
+        self.source = source
+        self.reason = message
 
 
 class CheckpointError(TlegError):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from service.domain.errors import LearngeneNotFoundError
-from service.domain.model import Model, Selection
+from service.domain.errors import LearngeneNotFoundError, LearngeneNotLoadedError
+from service.domain.model import Model, Selection, Usage
 from tleg_core.budget import Budget, Candidate, Objective, solve
 from tleg_core.description import Method
 from tleg_core.errors import ConfigError
@@ -63,9 +63,34 @@ class Catalogue:
         return self._by_digest.get(digest)
 
     def current(self, model: Model) -> Model:
-        """Return a recorded model with the accuracy that its learngene has now, where the learngene is here."""
+        """Return a recorded model with what its learngene says now, where the learngene is here.
+
+        The learngene may have another name, and of an expanded model another measured accuracy.
+        """
         family = self.family_by_digest(model.recipe.learngene)
-        return model if family is None else replace(model, learngene=family.name, accuracy=family.accuracy_of(model.recipe))
+        if family is None:
+            return model
+        accuracy = family.accuracy_of(model.recipe) if model.fine_tuning is None else model.accuracy
+        return replace(model, learngene=family.name, accuracy=accuracy)
+
+    def usage(self, model: Model) -> Usage:
+        """Return what the users of a model must know: a fine-tuned one says it, an expanded one's learngene does.
+
+        Raises:
+            LearngeneNotLoadedError: The learngene is needed and is not here.
+        """
+        tuned = model.fine_tuning
+        if tuned is not None:
+            return Usage(preprocessing=tuned.preprocessing, class_names=tuned.class_names, licence=tuned.licence)
+        family = self.family_by_digest(model.recipe.learngene)
+        if family is None:
+            raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
+        description = family.learngene.description
+        return Usage(
+            preprocessing=description.preprocessing,
+            class_names=description.class_names if model.recipe.head is Head.INHERIT else (),
+            licence=description.provenance.licence,
+        )
 
     def candidates(self, request: ModelRequest | None = None) -> tuple[Candidate, ...]:
         """Return every member among which the request chooses (all without one), with its costs under the request.

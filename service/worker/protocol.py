@@ -1,6 +1,6 @@
 """What supervisor and engine say to each other: one JSON object a line, over a unix socket.
 
-The engine connects; the supervisor sends orders, the engine reports. The supervisor alone talks to Redis, the engine alone
+The engine connects; the supervisor sends orders (`Setup` first), the engine reports. The supervisor alone talks to Redis, the engine alone
 imports torch. Large things go through the object store; only their keys travel here.
 """
 
@@ -13,6 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Setup(_Message):
+    """How the engine is to work: the first order, given once, before the engine is `Ready`."""
+
+    type: Literal["setup"] = "setup"
+    learngenes: list[str]  # paths of the learngene files, the shipped ones included
+    store_url: str  # of the object store
+    device: Literal["auto", "cpu", "cuda"]
+    heartbeat_s: float  # a Beat comes four times in it
+    work_dir: str  # a folder for files of the engine alone; what is in it may be deleted when no engine runs
 
 
 class Run(_Message):
@@ -36,8 +47,8 @@ class Stop(_Message):
     save: bool
 
 
-Order: TypeAlias = Annotated[Run | Stop, Field(discriminator="type")]
-ORDER: TypeAdapter[Run | Stop] = TypeAdapter(Order)
+Order: TypeAlias = Annotated[Setup | Run | Stop, Field(discriminator="type")]
+ORDER: TypeAdapter[Setup | Run | Stop] = TypeAdapter(Order)
 
 
 class Ready(_Message):

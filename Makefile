@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --universal --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-config --quiet
 
 # uv trusts what the machine trusts, as pip can be told to: a company's own certificates included.
 export UV_SYSTEM_CERTS ?= true
@@ -49,9 +51,11 @@ contracts: $(INSTALLED) ## Check which package may import which
 bench: $(INSTALLED) ## Measure the service against its peers, in one run
 	$(BIN)/python -m benchmarks.serving
 
-lock: ## Renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-config --quiet --output-file requirements.lock
+lock: ## Renew requirements.lock from pyproject.toml, and the locks of docker/ from both
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements.lock
+	$(COMPILE) pyproject.toml --constraint requirements.lock --excludes docker/api-excludes.txt --output-file docker/requirements-api.lock
+	$(COMPILE) pyproject.toml --constraint requirements.lock --excludes docker/worker-excludes.txt --output-file docker/requirements-worker.lock
+	$(COMPILE) docker/build-tools.in --constraint requirements.lock --output-file docker/requirements-build.lock
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -28,6 +28,7 @@ JOBS = "tleg:jobs"
 
 QUEUE_NAMESPACE = "tleg:queue"
 QUEUE = "fine-tunes"
+QUEUE_ACTOR = "fine_tune"  # the name in the queue's messages of what works on them
 QUEUE_LIST = f"{QUEUE_NAMESPACE}:{QUEUE}"
 QUEUE_MESSAGES = f"{QUEUE_NAMESPACE}:{QUEUE}.msgs"
 

@@ -1,0 +1,44 @@
+-- Record a job and put it into the queue, in one step.
+-- KEYS      as in job.lua, then: the data set's hash; the idempotency key's string, where there is one
+-- ARGV[4]   the job's id
+-- ARGV[5]   the record, JSON
+-- ARGV[6]   the model's id
+-- ARGV[7]   the data set's id
+-- ARGV[8]   digest of the request, or '' without an idempotency key
+-- ARGV[9]   seconds for which the idempotency key is kept
+-- Returns   {'ok', the job's fields}; {'same', the id of the job that the key made before}; {'reused'} where the key came with
+--           another request; {'no_dataset'}.
+-- Invariant: all of it or nothing; later jobs have later times, even where the clock was set back.
+if redis.call('EXISTS', JOB) == 1 then
+  return done() -- the client sent this very call twice: the first answer was lost
+end
+local dataset, idempotency, request = KEYS[FIRST_OWN_KEY], KEYS[FIRST_OWN_KEY + 1], ARGV[8]
+if request ~= '' then
+  local before = redis.call('GET', idempotency)
+  if before then
+    before = cjson.decode(before)
+    if before.request ~= request then
+      return {'reused'}
+    end
+    return {'same', before.job}
+  end
+end
+if redis.call('HEXISTS', dataset, 'record') == 0 then
+  return {'no_dataset'}
+end
+local newest = redis.call('ZREVRANGE', JOBS, 0, 0, 'WITHSCORES')
+local created = NOW
+if newest[2] and tonumber(newest[2]) >= created then
+  created = tonumber(newest[2]) + 1
+end
+redis.call('HSET', JOB, 'id', ARGV[4], 'record', ARGV[5], 'model', ARGV[6], 'dataset', ARGV[7], 'status', 'queued',
+  'attempt', '0', 'deaths', '0', 'created_at', text(created))
+redis.call('ZADD', JOBS, text(created), ARGV[4])
+redis.call('ZADD', STATUSES.queued.key, text(created), ARGV[4])
+redis.call('SADD', DATASET_JOBS, ARGV[4])
+enter_queue()
+append_event('status', cjson.encode({status = 'queued', attempt = 0}))
+if request ~= '' then
+  redis.call('SET', idempotency, cjson.encode({job = ARGV[4], request = request}), 'EX', ARGV[9])
+end
+return done()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from redis.connection import parse_url
 
@@ -26,8 +27,13 @@ class Settings(BaseSettings):
         Path("~/.local/share/tleg"),
         description="Folder for everything that must outlive a restart, the embedded Redis included.",
     )
+    redis_password: SecretStr | None = Field(
+        None, description="The password of the Redis at TLEG_REDIS_URL, if that holds none; as it is, not percent-encoded."
+    )
     redis_url: str | None = Field(
-        None, description="A Redis to use; without one, a private Redis is started in the data folder."
+        None,
+        validate_default=True,
+        description="A Redis to use; without one, a private Redis is started in the data folder.",
     )
     learngenes: tuple[Path, ...] = Field((), description="Learngene files to serve beside the shipped ones.")
     shipped: bool = Field(True, description="Whether the learngenes shipped with the package are served.")
@@ -47,6 +53,9 @@ class Settings(BaseSettings):
     checkpoint_s: float = Field(
         30.0, ge=0, le=3600, description="Seconds of training after which a job's state is saved; 0 saves after every step."
     )
+    pulse_file: Path | None = Field(
+        None, description="A file that `tleg worker` touches every few seconds while it is well, for health checks."
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
     max_upload_bytes: int = Field(10 * 1024**3, ge=1024, description="Largest data set upload accepted, in bytes.")
     max_dataset_images: int = Field(2_000_000, ge=1, description="Most images that a data set may have.")
@@ -60,10 +69,18 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_redis_url(cls, url: str | None) -> str | None:
-        if url is not None:
-            parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError
-        return url
+    def _is_redis_url(cls, url: str | None, known: ValidationInfo) -> str | None:
+        password: SecretStr | None = known.data.get("redis_password")
+        if url is None:
+            if password:
+                raise ValueError("TLEG_REDIS_PASSWORD is set, and no URL to use it with")
+            return None
+        parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError
+        parts = urlsplit(url)
+        if not password or parts.password:
+            return url
+        quoted = quote(password.get_secret_value(), safe="")
+        return parts._replace(netloc=f"{parts.username or ''}:{quoted}@{parts.netloc.rpartition('@')[2]}").geturl()
 
     @property
     def object_store_url(self) -> str:

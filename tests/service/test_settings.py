@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from redis.connection import parse_url
 
 from service.settings import ClientSettings, Settings
+from tleg_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,10 +20,22 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
         "host": "::1",
         "port": "9000",
         "data_dir": "/srv/tleg",
+        "redis_password": "secret",
         "redis_url": "redis://db:6379/0",
         "learngenes": '["/a.safetensors", "/b.safetensors"]',
         "shipped": "false",
+        "store_url": "s3://bucket/tleg",
+        "workers": "2",
+        "device": "cpu",
+        "heartbeat_s": "10",
+        "max_deaths": "5",
+        "checkpoint_s": "0",
+        "pulse_file": "/run/tleg/pulse",
         "max_body_bytes": "2048",
+        "max_upload_bytes": "4096",
+        "max_dataset_images": "10",
+        "max_image_pixels": "1000",
+        "upload_idle_s": "1.5",
         "drain_timeout_s": "5",
         "access_log": "true",
         "log_level": "debug",
@@ -42,6 +56,29 @@ def test_a_bad_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(f"TLEG_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+@pytest.mark.parametrize("password", ["plain", "a@b/c:%d #?&é\"\\$'", "%41"])
+@pytest.mark.parametrize("url", ["redis://db:6379/0", "rediss://user@db", "redis://[::1]:1", "unix:///run/redis.sock?db=2"])
+def test_a_password_of_any_characters_reaches_redis(monkeypatch: pytest.MonkeyPatch, url: str, password: str) -> None:
+    """redis-py reads from the URL the password that was set, and everything else as it stood there."""
+    monkeypatch.setenv("TLEG_REDIS_URL", url)
+    monkeypatch.setenv("TLEG_REDIS_PASSWORD", password)
+    settings = Settings()
+    assert parse_url(settings.redis_url) == parse_url(url) | {"password": password}
+
+
+def test_the_password_of_the_url_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that holds one is left as it is."""
+    monkeypatch.setenv("TLEG_REDIS_PASSWORD", "other")
+    assert Settings(redis_url="redis://:own@db").redis_url == "redis://:own@db"
+
+
+def test_a_password_without_a_redis_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than a private Redis, which has none, where another was meant."""
+    monkeypatch.setenv("TLEG_REDIS_PASSWORD", "secret")
+    with pytest.raises(ConfigError, match=r"TLEG_REDIS_URL.*TLEG_REDIS_PASSWORD"):
+        Settings.load()
 
 
 @pytest.mark.parametrize("name", [*Settings.model_fields, *ClientSettings.model_fields])

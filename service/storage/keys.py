@@ -10,6 +10,8 @@
 |                                |            |                                                                | deleted     |
 | `tleg:datasets`                | sorted set | ids of data sets by time of creation, in microseconds          | for ever    |
 | `tleg:dataset:{id}:jobs`       | set        | ids of the jobs that use it and have not ended                 | as the jobs |
+| `tleg:objects:doomed`          | set        | object keys of deleted data sets whose file may be there yet   | until       |
+|                                |            |                                                                | deleted     |
 | `tleg:job:{id}`                | hash       | a job; its fields are `service.storage.job_store`'s            | for ever    |
 | `tleg:job:{id}:events`         | stream     | its events, entry `n-0` is event n, counted from 1             | for ever    |
 | `tleg:job:{id}:checkpoints`    | list       | its checkpoints that can be used as models, JSON, oldest first | for ever    |
@@ -25,6 +27,7 @@ from __future__ import annotations
 MODELS = "tleg:models"
 DATASETS = "tleg:datasets"
 JOBS = "tleg:jobs"
+DOOMED_OBJECTS = "tleg:objects:doomed"
 
 QUEUE_NAMESPACE = "tleg:queue"
 QUEUE = "fine-tunes"

@@ -1,0 +1,331 @@
+"""Fine-tunes on the wire: what a user asks for, and what a user sees of the job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from service.api.schemas.models import BudgetBody
+from service.domain.job import Job, JobCheckpoint, JobEvent, JobStatus
+from tleg_core.budget import Objective
+from tleg_core.description import Method
+from tleg_core.fine_tuning import (
+    AUTO,
+    MAX_BATCH_SIZE,
+    MAX_EPOCHS,
+    MAX_NPROC,
+    Augmentation,
+    HeadStart,
+    Precision,
+    Start,
+)
+from tleg_core.recipe import MAX_SEED
+
+
+def _which(value: object) -> str:
+    return AUTO if value == AUTO else ""  # the empty tag leaves no trace in the name of a field that is not valid
+
+
+ValueT = TypeVar("ValueT")
+OrAuto: TypeAlias = Annotated[
+    Annotated[ValueT, Tag("")] | Annotated[Literal["auto"], Tag(AUTO)],
+    Discriminator(_which),
+]
+"""A value, or "auto": one error message, not one for each."""
+
+_EXAMPLE_DATASET = "ds-0123456789abcdef0123456789abcdef"
+
+
+class FineTuneSettingsBody(BaseModel):
+    """How to fine-tune. Everything may be left out or "auto": then it is derived from the data set and the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: OrAuto[Annotated[int, Field(strict=True, ge=1, le=MAX_EPOCHS)]] = Field(
+        "auto", description="Passes over the training images."
+    )
+    batch_size: OrAuto[Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH_SIZE)]] = Field(
+        "auto", description="Images for one update, over all processes; not more than there are training images."
+    )
+    lr: OrAuto[Annotated[float, Field(strict=True, ge=1e-9, le=10, allow_inf_nan=False)]] = Field(
+        "auto", description="Peak learning rate of AdamW; it is not scaled by the batch."
+    )
+    weight_decay: OrAuto[Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]] = Field(
+        "auto", description="AdamW's weight decay; not on vectors, biases, norms and embeddings."
+    )
+    layer_decay: OrAuto[Annotated[float, Field(strict=True, ge=0.1, le=1, allow_inf_nan=False)]] = Field(
+        "auto", description="The learning rate's factor from each layer to the one before it; 1 for none."
+    )
+    warmup_epochs: OrAuto[Annotated[int, Field(strict=True, ge=0, lt=MAX_EPOCHS)]] = Field(
+        "auto", description="Epochs of linear warm-up, fewer than `epochs`."
+    )
+    augmentation: OrAuto[Augmentation] = Field(
+        "auto", description="What is done to a training image: none, light (flip and shift) or rand (crops and RandAugment)."
+    )
+    mixup: OrAuto[Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]] = Field(
+        "auto", description="timm's mixup, parameter of the Beta distribution; 0 is off. Needs an even batch."
+    )
+    cutmix: OrAuto[Annotated[float, Field(strict=True, ge=0, le=10, allow_inf_nan=False)]] = Field(
+        "auto", description="timm's cutmix, parameter of the Beta distribution; 0 is off. Needs an even batch."
+    )
+    random_erasing: OrAuto[Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]] = Field(
+        "auto", description="Probability of timm's random erasing."
+    )
+    label_smoothing: OrAuto[Annotated[float, Field(strict=True, ge=0, le=0.9, allow_inf_nan=False)]] = Field(
+        "auto", description="Share of the label that is spread over all classes."
+    )
+    drop_path: OrAuto[Annotated[float, Field(strict=True, ge=0, le=0.9, allow_inf_nan=False)]] = Field(
+        "auto", description="Stochastic depth: the rate of the last block."
+    )
+    freeze: OrAuto[Annotated[int, Field(strict=True, ge=-1, le=1000)]] = Field(
+        "auto",
+        description="Leading blocks that are not trained, the embedding with them; 0 for none, -1 trains the head alone.",
+    )
+    clip_grad: OrAuto[Annotated[float, Field(strict=True, ge=1e-6, le=1e6, allow_inf_nan=False)] | None] = Field(
+        "auto", description="Largest norm of the gradient; null for no limit."
+    )
+    precision: Precision = Field(
+        Precision.AUTO,
+        description="Arithmetic of the passes: bfloat16, float32, or auto for what the worker's device does best.",
+    )
+    compile: OrAuto[Annotated[bool, Field(strict=True)]] = Field(
+        "auto", description="Whether torch.compile compiles the network; auto where it pays."
+    )
+    seed: OrAuto[Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]] = Field(
+        "auto",
+        description="Of the order of images, the held-out part, augmentation, stochastic depth and a start from scratch.",
+    )
+    nproc: OrAuto[Annotated[int, Field(strict=True, ge=1, le=MAX_NPROC)]] = Field(
+        "auto", description="Processes that train together; above 1 they run under torchrun."
+    )
+    holdout: OrAuto[Annotated[float, Field(strict=True, ge=0.01, le=0.9, allow_inf_nan=False)]] = Field(
+        "auto",
+        description="Share of each class that is held out for measuring, where the data set has no test split of its own.",
+    )
+    start: OrAuto[Start] = Field(
+        "auto", description="What training starts from: the model, or the same network from scratch, as a baseline."
+    )
+    head: OrAuto[HeadStart] = Field(
+        "auto", description="The classifier's first weights: the model's own (keep), where it has the same classes, or zero."
+    )
+    save_every_epochs: OrAuto[Annotated[int, Field(strict=True, ge=1, le=MAX_EPOCHS)]] = Field(
+        "auto", description="Epochs from one checkpoint that is kept as a model to the next."
+    )
+
+    def requested(self) -> dict[str, Any]:
+        """Return what the user set, as JSON."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class FineTuneBody(BaseModel):
+    """What to fine-tune on what: a model that is there, or the best within a budget."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "example": {"budget": {"max_params": 3_000_000}, "dataset": _EXAMPLE_DATASET, "settings": {"epochs": 10}}
+        },
+    )
+
+    model: str | None = Field(None, max_length=64, description="The id of the model to start from; instead of `budget`.")
+    budget: BudgetBody | None = Field(
+        None, description="Start from the best model within these limits, with the data set's classes; instead of `model`."
+    )
+    learngene: str | None = Field(None, max_length=64, description="With `budget`: choose among this learngene's members only.")
+    method: Method | None = Field(None, description="With `budget`: choose among learngenes of this method only.")
+    objective: Objective | None = Field(
+        None, description="With `budget`: what is best among the members that fit, measured accuracy (the default) or size."
+    )
+    image_size: int | None = Field(
+        None, strict=True, ge=1, le=4096, description="With `budget`: side of the input image, a multiple of the patch size."
+    )
+    dataset: str = Field(max_length=64, description="The id of the data set to train on.")
+    settings: FineTuneSettingsBody = Field(default_factory=FineTuneSettingsBody, description="How; all of it is optional.")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.model is None) == (self.budget is None):
+            raise ValueError("give either `model` or `budget`")
+        if self.model is not None:
+            for name in ("learngene", "method", "objective", "image_size"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"`{name}` goes with `budget` only")
+        return self
+
+
+class FineTuneProgress(BaseModel):
+    """How far the job is."""
+
+    fraction: float = Field(description="Updates done of all, from 0 to 1.", examples=[0.25])
+    epoch: int = Field(description="Epochs done.")
+    epochs: int = Field(description="Epochs in all.")
+    step: int = Field(description="Updates done.")
+    steps: int | None = Field(description="Updates in all; null until the first attempt has started.")
+
+
+class FineTuneError(BaseModel):
+    """Why the job failed."""
+
+    code: str = Field(description="For programs, such as `out_of_memory` or `worker_died`.", examples=["worker_died"])
+    message: str = Field(description="For people.")
+
+
+class FineTuneResult(BaseModel):
+    """What came of the job: a model like any other."""
+
+    model: str = Field(description="The model's id.")
+    links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
+
+
+class FineTuneResource(BaseModel):
+    """A fine-tuning job."""
+
+    object: Literal["fine_tune"] = Field("fine_tune", description="Always `fine_tune`.")
+    id: str = Field(description="`ft-` and 32 hex digits.", examples=["ft-0123456789abcdef0123456789abcdef"])
+    status: JobStatus = Field(description="queued, running, paused, cancelling, or how it ended: succeeded, failed, cancelled.")
+    attempt: int = Field(description="How often a worker took it; above 1 after a pause, or where a worker ended.")
+    pause_requested: bool = Field(description="Whether it is running and will be paused as soon as its state is saved.")
+    model: str = Field(description="The id of the model that training starts from.")
+    dataset: str = Field(description="The id of the data set.")
+    settings: dict[str, Any] = Field(
+        description="Every setting as it is used, by the names of the request; precision and compile are `auto` until the "
+        "first attempt's worker has decided them."
+    )
+    requested_settings: dict[str, Any] = Field(description="The settings as they were asked for.")
+    progress: FineTuneProgress = Field(description="How far it is.")
+    images_per_s: float | None = Field(description="Training images a second, lately; null while it does not run.")
+    metrics: dict[str, float] = Field(
+        description="The latest: `train_loss` and `lr` of the training, and `loss`, `top1` and `top5` (fractions) on the "
+        "held-out images."
+    )
+    created_at: datetime = Field(description="When it was accepted.")
+    started_at: datetime | None = Field(description="When the first attempt began.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    estimated_finish_at: datetime | None = Field(description="When it will end at this rate; null while it does not run.")
+    error: FineTuneError | None = Field(description="Why it failed, if it did.")
+    result: FineTuneResult | None = Field(description="The resulting model, once it succeeded.")
+    links: dict[str, str] = Field(
+        description="Paths on this server: self, events, checkpoints, cancel, pause, resume, model and dataset."
+    )
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.status.is_terminal
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Describe a job."""
+        settings = job.settings_used or job.spec.settings
+        progress = job.progress
+        running = job.status in (JobStatus.RUNNING, JobStatus.CANCELLING)
+        path = f"/fine-tunes/{job.id}"
+        return cls(
+            id=job.id,
+            status=job.status,
+            attempt=job.attempt,
+            pause_requested=job.pause_requested,
+            model=job.spec.model,
+            dataset=job.spec.dataset,
+            settings=dict(settings),
+            requested_settings=dict(job.spec.requested),
+            progress=FineTuneProgress(
+                fraction=_fraction(job),
+                epoch=progress.epoch,
+                epochs=settings["epochs"],
+                step=progress.step,
+                steps=progress.steps or None,
+            ),
+            images_per_s=progress.images_per_s if running else None,
+            metrics=dict(progress.metrics),
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            estimated_finish_at=progress.estimated_finish if running else None,
+            error=None if job.error is None else FineTuneError(code=job.error.code, message=job.error.message),
+            result=None if job.result is None else FineTuneResult(model=job.result, links=model_links(job.result)),
+            links={"self": path}
+            | {name: f"{path}/{name}" for name in ("events", "checkpoints", "cancel", "pause", "resume")}
+            | {"model": f"/models/{job.spec.model}", "dataset": f"/datasets/{job.spec.dataset}"},
+        )
+
+
+def _fraction(job: Job) -> float:
+    if job.status is JobStatus.SUCCEEDED:
+        return 1.0
+    steps = job.progress.steps
+    return min(1.0, job.progress.step / steps) if steps else 0.0
+
+
+def model_links(model_id: str) -> dict[str, str]:
+    """Return a model's paths on this server, and its repository's name."""
+    path = f"/models/{model_id}"
+    return {"self": path, "weights": f"{path}/weights", "config": f"{path}/config.json", "hub": f"tleg/{model_id}"}
+
+
+class FineTuneList(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[FineTuneResource] = Field(description="The jobs, newest first.")
+    has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")
+
+
+class EventResource(BaseModel):
+    """Something that happened to a job."""
+
+    seq: int = Field(description="Its number: events of a job are counted from 1 without gaps.")
+    at: datetime = Field(description="When it happened.")
+    kind: str = Field(
+        description="`status` (the job's status changed), `progress` (training), `epoch` (an epoch is done, with the held-out "
+        "metrics), `checkpoint` (there is a model of this epoch), `log` (a message for people).",
+        examples=["status"],
+    )
+    facts: dict[str, Any] = Field(description="What is to be said of it, such as `status`, `step`, `metrics`, `message`.")
+
+    @classmethod
+    def of(cls, event: JobEvent) -> Self:
+        """Describe an event."""
+        return cls(seq=event.seq, at=event.at, kind=event.kind, facts=dict(event.facts))
+
+
+class EventList(BaseModel):
+    """A page of events, oldest first."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[EventResource] = Field(description="The events, oldest first.")
+    has_more: bool = Field(description="Whether more are there already; pass the last `seq` as `after`.")
+
+
+class CheckpointResource(BaseModel):
+    """A state of the weights after an epoch, usable as a model."""
+
+    epoch: int = Field(description="Epochs done.")
+    step: int = Field(description="Updates done.")
+    metrics: dict[str, float] = Field(description="`loss`, `top1` and `top5` on the held-out images.")
+    model: str = Field(description="The id of the model.")
+    created_at: datetime = Field(description="When it was made.")
+    links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
+
+    @classmethod
+    def of(cls, checkpoint: JobCheckpoint) -> Self:
+        """Describe a checkpoint."""
+        return cls(
+            epoch=checkpoint.epoch,
+            step=checkpoint.step,
+            metrics=dict(checkpoint.metrics),
+            model=checkpoint.model,
+            created_at=checkpoint.created_at,
+            links=model_links(checkpoint.model),
+        )
+
+
+class CheckpointList(BaseModel):
+    """A job's checkpoints, oldest first."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[CheckpointResource] = Field(description="The checkpoints, oldest first.")
+    has_more: Literal[False] = Field(False, description="Always false: all of it is here.")

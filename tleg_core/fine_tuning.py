@@ -165,6 +165,11 @@ class FineTuneSettings:
         raise NotImplementedError
 
 
+def held_out_count(images: int, share: float) -> int:
+    """Return how many of a class's `images` are held out: their share, rounded; at least one of several, and never all."""
+    return min(max(1, round(images * share)), images - 1) if images > 1 else 0
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
         raise ConfigError(name, f"must be from {low:g} to {high:g}, not {value}")

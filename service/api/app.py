@@ -12,14 +12,17 @@ from redis.asyncio import ConnectionPool, Redis
 
 from service.api.body_limit import BodyLimit
 from service.api.dependencies import Resources
+from service.api.learning_curve import LearningCurves
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
 from service.api.routes import frontier, health, hub, learngenes, models, page
 from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
 from service.settings import Settings
+from service.storage.job_store import JobStore
 from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
+from service.storage.object_store import ObjectStore
 from service.storage.weights import Weights
 from tleg_core import __version__
 
@@ -61,7 +64,16 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         redis = Redis(connection_pool=pool)
         served = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
         store = ModelStore(redis)
-        app.state.resources = Resources(catalogue=served, store=store, weights=Weights(served, store))
+        objects = ObjectStore(settings.object_store_url)
+        jobs = JobStore(redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
+        app.state.resources = Resources(
+            catalogue=served,
+            store=store,
+            weights=Weights(served, store, objects),
+            objects=objects,
+            jobs=jobs,
+            curves=LearningCurves(jobs),
+        )
         try:
             await store.ping()
         except StoreUnavailableError as error:

@@ -7,8 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from service.api.learning_curve import LearningCurves
 from service.domain.catalogue import Catalogue
+from service.storage.job_store import JobStore
 from service.storage.model_store import ModelStore
+from service.storage.object_store import ObjectStore
 from service.storage.weights import Weights
 
 
@@ -19,6 +22,9 @@ class Resources:
     catalogue: Catalogue
     store: ModelStore
     weights: Weights
+    objects: ObjectStore
+    jobs: JobStore
+    curves: LearningCurves
     draining: bool = False
 
 

@@ -1,4 +1,4 @@
-"""A descendant as a repository of the Hugging Face Hub: its files, commit and listing, without HTTP.
+"""A model as a repository of the Hugging Face Hub: its files, commit and listing, without HTTP.
 
 A repository has one revision, `main`, whose commit is a digest of its files. The weights are listed as a large file
 (LFS) by their sha256; the others by their git blob's sha1.
@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.api.fine_tuned_card import fine_tuned_card
+from service.api.learning_curve import CurvePoint
 from service.api.model_card import model_card
 from service.api.timm_config import timm_config
 from service.domain.catalogue import Catalogue
-from service.domain.errors import LearngeneNotFoundError, ModelNotFoundError
+from service.domain.errors import LearngeneNotFoundError, LearngeneNotLoadedError, ModelNotFoundError
 from service.domain.model import Model, is_model_id
 from service.storage.weights import Weights
 from tleg_core.canonical import sha256_hex
-from tleg_core.descendant import Descendant
 from tleg_core.errors import BudgetInfeasibleError
 from tleg_core.recipe import Member
 
@@ -31,19 +33,29 @@ _READABLE_NAME = re.compile(r"(?P<learngene>[a-z0-9-]{2,63})-d(?P<depth>[1-9][0-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubRepository:
-    """One descendant's repository."""
+    """One model's repository."""
 
     name: str
     model: Model
-    descendant: Descendant
     plain_files: dict[str, bytes]
 
     @classmethod
-    def of(cls, name: str, model: Model, descendant: Descendant) -> HubRepository:
-        """Build the repository of a model under a name."""
-        config = json.dumps(timm_config(descendant), indent=2).encode() + b"\n"
-        card = model_card(f"{NAMESPACE}/{name}", model, descendant).encode()
-        return cls(name=name, model=model, descendant=descendant, plain_files={"README.md": card, "config.json": config})
+    def of(cls, name: str, model: Model, catalogue: Catalogue, curve: Sequence[CurvePoint] = ()) -> HubRepository:
+        """Build the repository of a model under a name; `curve` is its learning curve if it was fine-tuned.
+
+        Raises:
+            LearngeneNotLoadedError: It is expanded from a learngene that is not here.
+        """
+        repo_id = f"{NAMESPACE}/{name}"
+        config = json.dumps(timm_config(model, catalogue.usage(model)), indent=2).encode() + b"\n"
+        if model.fine_tuning is not None:
+            card = fine_tuned_card(repo_id, model, model.fine_tuning, curve)
+        else:
+            family = catalogue.family_by_digest(model.recipe.learngene)
+            if family is None:
+                raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
+            card = model_card(repo_id, model, family.learngene.description.provenance)
+        return cls(name=name, model=model, plain_files={"README.md": card.encode(), "config.json": config})
 
     @property
     def repo_id(self) -> str:
@@ -53,7 +65,7 @@ class HubRepository:
     @property
     def commit(self) -> str:
         """40 hex digits that change with any file."""
-        return sha256_hex(self.model.recipe.digest.encode(), *self.plain_files.values())[:40]
+        return sha256_hex(self.model.content_digest.encode(), *self.plain_files.values())[:40]
 
     def has_revision(self, revision: str) -> bool:
         """Whether the revision is this repository's only one."""
@@ -67,7 +79,7 @@ class HubRepository:
     def info(self) -> dict[str, Any]:
         """Return what the Hub says of a repository."""
         return {
-            "_id": self.model.recipe.digest[:24],
+            "_id": self.model.content_digest[:24],
             "id": self.repo_id,
             "modelId": self.repo_id,
             "author": NAMESPACE,
@@ -85,9 +97,8 @@ class HubRepository:
 
     def tree(self, weights_sha256: str) -> list[dict[str, Any]]:
         """Return the listing of files; `weights_sha256` is the digest of the weights' file."""
-        pointer = (
-            f"version https://git-lfs.github.com/spec/v1\noid sha256:{weights_sha256}\nsize {self.descendant.size}\n"
-        ).encode()
+        size = self.model.size_bytes
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{weights_sha256}\nsize {size}\n".encode()
         entries: list[dict[str, Any]] = [
             {"type": "file", "path": name, "size": len(content), "oid": git_blob_sha1(content)}
             for name, content in self.plain_files.items()
@@ -96,9 +107,9 @@ class HubRepository:
             {
                 "type": "file",
                 "path": WEIGHTS_FILE,
-                "size": self.descendant.size,
+                "size": size,
                 "oid": git_blob_sha1(pointer),
-                "lfs": {"oid": weights_sha256, "size": self.descendant.size, "pointerSize": len(pointer)},
+                "lfs": {"oid": weights_sha256, "size": size, "pointerSize": len(pointer)},
             }
         )
         return entries

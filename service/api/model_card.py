@@ -1,4 +1,4 @@
-"""The model card: what a descendant is, in the Markdown that the Hub shows."""
+"""The model card of an expanded model: what it is, in the Markdown that the Hub shows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import html
 
 from service.domain.model import Model
 from tleg_core.canonical import canonical_json
-from tleg_core.descendant import Descendant
+from tleg_core.description import Provenance
 
 _LICENCE_TAGS = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC0-1.0": "cc0-1.0"}
 
 
-def model_card(repo_id: str, model: Model, descendant: Descendant) -> str:
-    """Return the card of a model whose repository is `repo_id`."""
-    description = descendant.family.learngene.description
-    provenance = description.provenance
-    licence = _LICENCE_TAGS.get(provenance.licence, "other")
+def model_card(repo_id: str, model: Model, provenance: Provenance) -> str:
+    """Return the card of a model whose repository is `repo_id`; the provenance is its learngene's."""
     measured = "\n".join(
-        f"| {_cell(data_set)} | {entry.top1:.2%} | {entry.images:,} |" for data_set, entry in sorted(model.accuracy.items())
+        f"| {table_cell(data_set)} | {entry.top1:.2%} | {entry.images:,} |"
+        for data_set, entry in sorted(model.accuracy.items())
     )
     accuracy = f"""
 Measured without any fine-tuning, with the learngene's own head and image size:
@@ -29,7 +27,7 @@ Measured without any fine-tuning, with the learngene's own head and image size:
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
-license: {licence}
+license: {licence_tag(provenance.licence)}
 tags: [image-classification, timm, learngene]
 ---
 
@@ -48,14 +46,19 @@ model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
 
 | | |
 |---|---|
-| data set | {_cell(provenance.data_set)} |
-| ancestry model | {_cell(provenance.ancestry)} |
-| licence | {_cell(provenance.licence)} |
+| data set | {table_cell(provenance.data_set)} |
+| ancestry model | {table_cell(provenance.ancestry)} |
+| licence | {table_cell(provenance.licence)} |
 | learngene digest | `{model.recipe.learngene}` |
 | recipe | `{canonical_json(model.recipe.to_json()).decode()}` |
 """
 
 
-def _cell(text: str) -> str:
+def licence_tag(licence: str) -> str:
+    """Return the Hub's name of a licence."""
+    return _LICENCE_TAGS.get(licence, "other")
+
+
+def table_cell(text: str) -> str:
     """Return text that cannot break out of a table's cell, nor be taken for HTML."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "'") or "-"

@@ -23,8 +23,10 @@ from service.domain.errors import (
     LearngeneNotFoundError,
     LearngeneNotLoadedError,
     ModelNotFoundError,
+    ObjectStoreError,
     StoreUnavailableError,
     UnreadableRecordError,
+    WeightsMissingError,
 )
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
 
@@ -41,6 +43,8 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     ModelNotFoundError: (404, "model_not_found", "No such model"),
     LearngeneNotFoundError: (404, "learngene_not_found", "No such learngene"),
     LearngeneNotLoadedError: (503, "learngene_not_loaded", "The model's learngene is not loaded on this server"),
+    WeightsMissingError: (503, "weights_missing", "The model's file is not in the object store"),
+    ObjectStoreError: (503, "object_store_unavailable", "The object store does not answer"),
     UnreadableRecordError: (500, "record_unreadable", "A model's record cannot be read"),
     StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
 }

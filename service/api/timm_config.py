@@ -1,30 +1,26 @@
-"""timm's config.json for a descendant: what `hf-hub:` loading in timm and transformers reads."""
+"""timm's config.json for a model: what `hf-hub:` loading in timm and transformers reads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tleg_core.descendant import Descendant
-from tleg_core.recipe import Head
-from tleg_core.vit import timm_architecture, timm_model_args
+from service.domain.model import Model, Usage
 
 
-def timm_config(descendant: Descendant) -> dict[str, Any]:
+def timm_config(model: Model, usage: Usage) -> dict[str, Any]:
     """Return the configuration of the network and of its input's preprocessing, in timm's names.
 
-    The depth travels in `model_args`. Label names are given where the head is the learngene's own.
+    The depth travels in `model_args`. Label names are given where the outputs have names.
     """
-    recipe, description = descendant.recipe, descendant.family.learngene.description
-    config = descendant.family.config(num_classes=recipe.num_classes, img_size=recipe.img_size)
-    preprocessing = description.preprocessing
+    config, preprocessing = model.config, usage.preprocessing
     value: dict[str, Any] = {
-        "architecture": timm_architecture(config),
+        "architecture": model.architecture,
         "num_classes": config.num_classes,
         "num_features": config.embed_dim,
         "global_pool": config.global_pool,
-        "model_args": timm_model_args(config, recipe.member.depth),
+        "model_args": model.model_args,
         "pretrained_cfg": {
-            "tag": recipe.model_id,
+            "tag": model.id,
             "custom_load": False,
             "input_size": [config.in_chans, config.img_size, config.img_size],
             "fixed_input_size": True,
@@ -37,9 +33,9 @@ def timm_config(descendant: Descendant) -> dict[str, Any]:
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            "license": description.provenance.licence,
+            "license": usage.licence,
         },
     }
-    if recipe.head is Head.INHERIT and description.class_names:
-        value["label_names"] = list(description.class_names)
+    if usage.class_names:
+        value["label_names"] = list(usage.class_names)
     return value

@@ -5,6 +5,7 @@ TlegError
     ├── ModelNotFoundError
     ├── LearngeneNotFoundError
     ├── LearngeneNotLoadedError     a model whose learngene this server does not hold now
+    ├── WeightsMissingError         a fine-tuned model whose file is not in the object store
     ├── UnreadableRecordError       a record that is damaged, or that another version of tleg wrote
     ├── CursorUnknownError          `after` names nothing in the list
     ├── DatasetNotFoundError
@@ -49,6 +50,13 @@ class LearngeneNotLoadedError(ServiceError):
 
     def __init__(self, name: str, digest: str) -> None:
         super().__init__(f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now")
+
+
+class WeightsMissingError(ServiceError):
+    """The model's file is not in the object store."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"the file of {model_id} is not in this server's object store, or is not whole")
 
 
 class UnreadableRecordError(ServiceError):

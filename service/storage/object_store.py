@@ -7,8 +7,10 @@ the disk before its writing returns, so what Redis says of it is true after a cr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +23,7 @@ from service.domain.errors import ObjectStoreError
 from tleg_core.atomic_file import atomic_file
 
 CHUNK_BYTES = 1024 * 1024
+_ANSWER_TIMEOUT_S = 10  # for a chunk, when a client of the API waits; obstore's own retries go on for minutes
 
 
 def dataset_key(digest: str) -> str:
@@ -36,6 +39,11 @@ def weights_key(sha256: str) -> str:
 def state_key(job_id: str, attempt: int, step: int) -> str:
     """Return the key of a state of training; no two attempts share one, so a fenced one harms nothing."""
     return f"jobs/{job_id}/{attempt}-{step}.safetensors"
+
+
+def state_folder(job_id: str) -> str:
+    """Return what the keys of all states of a job's training begin with."""
+    return f"jobs/{job_id}/"
 
 
 class ObjectStore:
@@ -85,9 +93,47 @@ class ObjectStore:
             return memoryview(obstore.get_range(self._store, key, start=start, end=stop))
 
     async def read_range_async(self, key: str, start: int, stop: int) -> memoryview:
-        """Return the bytes `start`..`stop` of an object; raises FileNotFoundError where there is none."""
+        """Return the bytes `start`..`stop` of an object, soon or not; raises FileNotFoundError where there is none."""
         with _failures():
-            return memoryview(await obstore.get_range_async(self._store, key, start=start, end=stop))
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                return memoryview(await obstore.get_range_async(self._store, key, start=start, end=stop))
+
+    async def size_async(self, key: str) -> int:
+        """Return the length of an object in bytes, soon or not; raises FileNotFoundError where there is none."""
+        with _failures():
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                return (await obstore.head_async(self._store, key))["size"]
+
+    async def chunks(self, key: str, start: int, stop: int) -> AsyncGenerator[memoryview]:
+        """Yield the bytes `start`..`stop` of an object in chunks of `CHUNK_BYTES`; the next one is read while one is used.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            ObjectStoreError: It ends before `stop`, too.
+        """
+
+        async def read(begin: int) -> memoryview:
+            end = min(begin + CHUNK_BYTES, stop)
+            chunk = await self.read_range_async(key, begin, end)
+            if len(chunk) != end - begin:
+                raise ObjectStoreError(f"the object store failed: {key} ends at byte {begin + len(chunk)}, before {stop}")
+            return chunk
+
+        def seen(task: asyncio.Task[memoryview]) -> None:
+            task.cancelled() or task.exception()  # one that nobody waits for any more fails silently
+
+        coming: asyncio.Task[memoryview] | None = None
+        try:
+            for begin in range(start, stop, CHUNK_BYTES):
+                chunk = await (coming or read(begin))
+                following = begin + CHUNK_BYTES
+                coming = asyncio.create_task(read(following)) if following < stop else None
+                if coming is not None:
+                    coming.add_done_callback(seen)
+                yield chunk
+        finally:
+            if coming is not None:
+                coming.cancel()
 
     def delete(self, key: str) -> None:
         """Delete an object, if it is there."""
@@ -96,6 +142,16 @@ class ObjectStore:
                 obstore.delete(self._store, key)
         except FileNotFoundError:
             pass
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete every object whose key begins with `prefix`, which ends in a slash."""
+        with _failures():
+            if self._folder is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self._folder / prefix)
+                return
+            for found in obstore.list(self._store, prefix):
+                obstore.delete(self._store, [item["path"] for item in found])
 
     async def delete_async(self, key: str) -> None:
         """Delete an object, if it is there."""
@@ -109,6 +165,9 @@ def _failures() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
+    except TimeoutError as error:
+        raise ObjectStoreError("the object store does not answer in time") from error
     except (OSError, BaseError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)[:500]
+        known = isinstance(error, OSError) and error.errno
+        reason = os.strerror(known) if known else str(error).split("\n\n", maxsplit=1)[0][:500]  # its debug dump is left out
         raise ObjectStoreError(f"the object store failed: {reason}") from error

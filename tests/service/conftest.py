@@ -43,12 +43,19 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def open_api(learngene_files: list[Path]) -> ApiFactory:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the application in this process: its object store lies there."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def open_api(learngene_files: list[Path], data_dir: Path) -> ApiFactory:
     """A way to open the application in this process, as a context manager, with a Redis and changed settings."""
 
     @contextmanager
     def opened(url: str, **settings: object) -> Iterator[TestClient]:
         given: dict[str, object] = {"redis_url": url, "shipped": False, "learngenes": tuple(learngene_files)}
+        given |= {"data_dir": data_dir}
         with TestClient(create_app(Settings.model_validate(given | settings)), base_url="http://tleg.test") as client:
             yield client
 

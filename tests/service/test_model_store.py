@@ -192,7 +192,8 @@ def test_redis_holds_the_documented_keys_only(empty_api: TestClient, redis_url: 
     table = documented_keys()
     for key, kind in found.items():
         assert [kind] == [documented for pattern, documented in table if pattern.fullmatch(key)], key
-    assert all(any(pattern.fullmatch(key) for key in found) for pattern, _ in table)
+    ours = [pattern for pattern, _ in table if pattern.pattern.startswith("tleg:model")]
+    assert all(any(pattern.fullmatch(key) for key in found) for pattern in ours)
 
 
 def test_the_list_and_the_records_agree(empty_api: TestClient, redis_url: str) -> None:

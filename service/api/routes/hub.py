@@ -1,11 +1,10 @@
-"""The Hugging Face Hub's download routes, so that unmodified clients load descendants with `HF_ENDPOINT` pointing here.
+"""The Hugging Face Hub's download routes, so that unmodified clients load models with `HF_ENDPOINT` pointing here.
 
 A repository is `tleg/<model-id>`, or `tleg/<learngene>-d<depth>` for a member as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.dependencies import ResourcesDep
 from service.api.file_response import ComputedFileResponse
 from service.api.hub_repository import NAMESPACE, WEIGHTS_FILE, HubRepository, find_model, git_blob_sha1
+from service.api.model_file import model_file
 from service.api.schemas.files import file_responses
 from service.api.schemas.problems import problem_responses
 from service.domain.errors import ModelNotFoundError
@@ -59,7 +59,7 @@ async def _repository(resources: ResourcesDep, namespace: Namespace, name: Name)
         model = await find_model(name, resources.catalogue, resources.weights)
     except ModelNotFoundError:
         _not_found("RepoNotFound", "there is no such model; POST /models creates one")
-    return HubRepository.of(name, model, await resources.weights.open_prepared(model))
+    return HubRepository.of(name, model, resources.catalogue, await resources.curves.of(model))
 
 
 RepositoryDep = Annotated[HubRepository, Depends(_repository)]
@@ -116,18 +116,21 @@ async def resolve(
     _checked(repository, revision)
     headers: dict[str, Any] = {"X-Repo-Commit": repository.commit}
     if file == WEIGHTS_FILE:
-        etag = await resources.weights.sha256(repository.model)
-        size, blocks = repository.descendant.size, repository.descendant.blocks
-        headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)}
-    elif file in repository.plain_files:
-        content = memoryview(repository.plain_files[file])
-        etag, size = git_blob_sha1(bytes(content)), len(content)
-
-        def blocks(start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-            return iter([content[start:stop]])
-
-    else:
+        model = repository.model
+        etag = await resources.weights.sha256(model)
+        headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(model.size_bytes)}
+        return await model_file(
+            request, resources.weights, model, etag=etag, filename=file, headers=headers, immutable=revision != "main"
+        )
+    if file not in repository.plain_files:
         _not_found("EntryNotFound", "there is no such file in the repository", repository.commit)
+    content = memoryview(repository.plain_files[file])
     return ComputedFileResponse(
-        request, size=size, etag=etag, blocks=blocks, filename=file, headers=headers, immutable=revision != "main"
+        request,
+        size=len(content),
+        etag=git_blob_sha1(bytes(content)),
+        blocks=lambda start, stop: iter([content[start:stop]]),
+        filename=file,
+        headers=headers,
+        immutable=revision != "main",
     )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api.dependencies import AfterQuery, LimitQuery, Resources, ResourcesDep
-from service.api.file_response import ComputedFileResponse
+from service.api.model_file import model_file
 from service.api.problems import problem_of
 from service.api.schemas.files import file_responses
 from service.api.schemas.models import (
@@ -107,23 +107,17 @@ async def get_model(resources: ResourcesDep, model_id: ModelId) -> ModelResource
 @router.head("/{model_id}/weights", summary="Size and ETag of a model's file", responses=file_responses())
 @router.get("/{model_id}/weights", summary="Download a model", responses=file_responses(), response_class=Response)
 async def download_model(request: Request, resources: ResourcesDep, model_id: ModelId) -> Response:
-    """Return the safetensors file, whole or the range asked for; it is computed on the way out."""
+    """Return the safetensors file, whole or the range asked for; an expanded one is computed on the way out."""
     model = await resources.weights.find(model_id)
-    descendant = await resources.weights.open_prepared(model)
-    return ComputedFileResponse(
-        request,
-        size=descendant.size,
-        etag=model.recipe.digest,
-        blocks=descendant.blocks,
-        immutable=True,
-        filename=f"{model.id}.safetensors",
-    )
+    filename = f"{model.id}.safetensors"
+    return await model_file(request, resources.weights, model, etag=model.content_digest, filename=filename, immutable=True)
 
 
 @router.get("/{model_id}/config.json", summary="timm's configuration of a model", responses=problem_responses(404, 503))
 async def get_config(resources: ResourcesDep, model_id: ModelId) -> dict[str, Any]:
     """Return the config.json with which timm builds the network and prepares its input."""
-    return timm_config(resources.weights.open(await resources.weights.find(model_id)))
+    model = await resources.weights.find(model_id)
+    return timm_config(model, resources.catalogue.usage(model))
 
 
 def _json(model: CreatedModel, status: int, headers: dict[str, str] | None = None) -> Response:

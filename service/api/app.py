@@ -15,10 +15,11 @@ from service.api.dependencies import Resources
 from service.api.learning_curve import LearningCurves
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
-from service.api.routes import frontier, health, hub, learngenes, models, page
+from service.api.routes import fine_tunes, frontier, health, hub, learngenes, models, page
 from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
 from service.settings import Settings
+from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
 from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
@@ -71,6 +72,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
             store=store,
             weights=Weights(served, store, objects),
             objects=objects,
+            datasets=DatasetStore(redis),
             jobs=jobs,
             curves=LearningCurves(jobs),
         )
@@ -90,7 +92,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
     )
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     install_problem_handlers(app)
-    for resource in (models, learngenes, frontier, health, hub, page):
+    for resource in (models, fine_tunes, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)
     install_document(app)
     return app

@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 
 from service.api.learning_curve import LearningCurves
 from service.domain.catalogue import Catalogue
+from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
@@ -23,6 +24,7 @@ class Resources:
     store: ModelStore
     weights: Weights
     objects: ObjectStore
+    datasets: DatasetStore
     jobs: JobStore
     curves: LearningCurves
     draining: bool = False

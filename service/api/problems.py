@@ -20,6 +20,11 @@ from service.api.schemas.members import MemberCosts
 from service.api.schemas.problems import ExceededLimit, FieldError, Problem
 from service.domain.errors import (
     CursorUnknownError,
+    DatasetNotFoundError,
+    FencedError,
+    IdempotencyKeyReusedError,
+    JobNotFoundError,
+    JobStateError,
     LearngeneNotFoundError,
     LearngeneNotLoadedError,
     ModelNotFoundError,
@@ -45,6 +50,11 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     LearngeneNotLoadedError: (503, "learngene_not_loaded", "The model's learngene is not loaded on this server"),
     WeightsMissingError: (503, "weights_missing", "The model's file is not in the object store"),
     ObjectStoreError: (503, "object_store_unavailable", "The object store does not answer"),
+    DatasetNotFoundError: (404, "dataset_not_found", "No such data set"),
+    JobNotFoundError: (404, "job_not_found", "No such fine-tune"),
+    JobStateError: (409, "job_state", "The job's status does not allow that"),
+    IdempotencyKeyReusedError: (422, "idempotency_key_reused", "The Idempotency-Key came with another request before"),
+    FencedError: (409, "fenced", "The attempt is no longer the job's"),
     UnreadableRecordError: (500, "record_unreadable", "A model's record cannot be read"),
     StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
 }
@@ -142,7 +152,7 @@ def _type(code: str) -> str:
 
 def _field_error(item: Mapping[str, Any], request: Request) -> FieldError:
     """Name the field as the user wrote it: the place in the body or the query, without the framework's prefix."""
-    location = [str(part)[:80] for part in item["loc"]]
+    location = [str(part)[:80] for part in item["loc"] if part != ""]
     if item["type"] == "json_invalid":
         return FieldError(field="body", message=f"is not JSON: {item.get('ctx', {}).get('error', item['msg'])}")
     if location == ["body"] and "json" not in request.headers.get("content-type", ""):

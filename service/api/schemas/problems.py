@@ -66,6 +66,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     what = {
         400: "The body is no JSON.",
         404: "There is no such resource.",
+        409: "The resource's state does not allow that.",
         412: "`If-Match` does not name the file as it is.",
         413: "The body is too large.",
         416: "The range lies outside the file.",

@@ -21,6 +21,10 @@ MAX_EPOCHS = 10_000
 MAX_BATCH_SIZE = 65_536
 MAX_NPROC = 64
 
+_AUTO_IMAGES = 60_000  # images, repetitions counted, that a short fine-tune sees
+_MIN_AUTO_EPOCHS, _MAX_AUTO_EPOCHS = 5, 40
+_AUTO_CHECKPOINTS = 5  # that are kept as models, about
+
 
 class Augmentation(StrEnum):
     """What is done to a training image."""
@@ -142,6 +146,8 @@ class FineTuneSettings:
             raise ConfigError("batch_size", f"must be even for mixup and cutmix, not {self.batch_size}")
         if self.batch_size % self.nproc:
             raise ConfigError("batch_size", f"{self.batch_size} is not a multiple of nproc {self.nproc}")
+        if (self.mixup or self.cutmix) and self.batch_size // self.nproc % 2:
+            raise ConfigError("batch_size", f"must be even in each of the {self.nproc} processes for mixup and cutmix")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
@@ -162,7 +168,103 @@ class FineTuneSettings:
         Raises:
             ConfigError: A value is outside its limits, or names no setting.
         """
-        raise NotImplementedError
+        unknown = [name for name in requested if name not in NAMES]
+        if unknown:
+            raise ConfigError(str(unknown[0])[:80], f"is no setting; there are {', '.join(NAMES)}")
+        given = {
+            name: _typed(name, value)
+            for name, value in requested.items()
+            if (value is not None and value != AUTO) or (name == "clip_grad" and value is None)
+        }
+        settings = cls(**(_defaults(given, facts) | given))
+        if settings.batch_size > facts.num_train:
+            raise ConfigError("batch_size", f"{settings.batch_size} is more than the {facts.num_train} training images")
+        if settings.freeze > facts.depth:
+            raise ConfigError("freeze", f"{settings.freeze} blocks of {facts.depth}")
+        if settings.head is HeadStart.KEEP and not facts.same_classes:
+            raise ConfigError("head", "can be kept only where the model has the data set's classes in the same order")
+        if settings.head is HeadStart.KEEP and settings.start is Start.SCRATCH and given.get("head") is not None:
+            raise ConfigError("head", "is not kept in a start from scratch")
+        return settings
+
+
+def _defaults(given: Mapping[str, Any], facts: FineTuneFacts) -> dict[str, Any]:
+    """Return a value for every setting; those that follow from others follow from the given ones."""
+    nproc: int = given.get("nproc", 1)
+    epochs: int = given.get("epochs", min(_MAX_AUTO_EPOCHS, max(_MIN_AUTO_EPOCHS, round(_AUTO_IMAGES / facts.num_train))))
+    start: Start = given.get("start", Start.MODEL)
+    kept = facts.same_classes and start is Start.MODEL
+    return {
+        "epochs": epochs,
+        "batch_size": _default_batch_size(facts.num_train, nproc),
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "layer_decay": 1.0,
+        "warmup_epochs": min(5, epochs // 10, epochs - 1),
+        "augmentation": Augmentation.LIGHT,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "random_erasing": 0.0,
+        "label_smoothing": 0.1,
+        "drop_path": 0.0,
+        "freeze": 0,
+        "clip_grad": None,
+        "precision": Precision.AUTO,
+        "compile": AUTO,
+        "seed": 0,
+        "nproc": nproc,
+        "holdout": 0.2,
+        "start": start,
+        "head": HeadStart.KEEP if kept else HeadStart.ZERO,
+        "save_every_epochs": max(1, math.ceil(epochs / _AUTO_CHECKPOINTS)),
+    }
+
+
+def _default_batch_size(num_train: int, nproc: int) -> int:
+    """Return a batch size that leaves an epoch about eight updates, from 64 down; a multiple of 2 for each process."""
+    size = 64
+    while size > 2 and size * 8 > num_train:
+        size //= 2
+    size = max(size, 2 * nproc)
+    return size - size % (2 * nproc) if size <= num_train else nproc
+
+
+_KINDS: Final[Mapping[str, type[StrEnum]]] = {
+    "augmentation": Augmentation,
+    "precision": Precision,
+    "start": Start,
+    "head": HeadStart,
+}
+_WHOLE: Final = frozenset({"epochs", "batch_size", "warmup_epochs", "freeze", "seed", "nproc", "save_every_epochs"})
+
+
+def _typed(name: str, value: object) -> Any:
+    """Return a requested value in its setting's type; raises `ConfigError` where it has another."""
+    if name in _KINDS:
+        kinds = _KINDS[name]
+        if not isinstance(value, str) or value not in set(kinds):
+            raise ConfigError(name, f"must be one of {', '.join(kinds)}, not {str(value)[:80]!r}")
+        return kinds(value)
+    if name == "compile":
+        if not isinstance(value, bool):
+            raise ConfigError(name, f"must be true, false or {AUTO!r}, not {str(value)[:80]!r}")
+        return value
+    if name == "clip_grad" and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(name, f"must be a number, not {str(value)[:80]!r}")
+    if name not in _WHOLE:
+        return _to_float(name, value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ConfigError(name, f"must be a whole number, not {value}")
+    return int(value)
+
+
+def _to_float(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(name, "is too large") from None
 
 
 def held_out_count(images: int, share: float) -> int:

@@ -74,8 +74,7 @@ def fit(
     from tleg_core.training.ancestry import AncestryCard, fit_ancestry
     from tleg_core.training.augmentation import Augmentation
     from tleg_core.training.config import TrainingConfig
-    from tleg_core.training.journal import Journal
-    from tleg_core.training.loop import JOURNAL_NAME
+    from tleg_core.training.journal import JOURNAL_NAME, Journal
 
     console = Console()
     check_file(weights, "weights")
@@ -158,8 +157,7 @@ def train(
     from tleg_core.training.config import TrainingConfig
     from tleg_core.training.distillation import Distillation, KdNormalisation
     from tleg_core.training.evaluate import measure_depths
-    from tleg_core.training.journal import Journal
-    from tleg_core.training.loop import JOURNAL_NAME
+    from tleg_core.training.journal import JOURNAL_NAME, Journal
     from tleg_core.training.stage_one import StageOne, train_learngene
 
     console = Console()

@@ -51,7 +51,7 @@ def check_file(path: Path, option: str) -> None:
 
 def run_folder(out: Path, resume: bool) -> Path:
     """Return the folder of checkpoints beside `out`; raises `ConfigError` where a new run would overwrite an old one."""
-    from tleg_core.training.loop import CHECKPOINT_NAME
+    from tleg_core.training.keeper import CHECKPOINT_NAME
 
     if out.suffix != ".safetensors":
         raise ConfigError("out", f"must end in .safetensors, not {out.name!r}")

@@ -1,7 +1,7 @@
 """What supervisor and engine say to each other: one JSON object a line, over a unix socket.
 
-The engine connects; the supervisor sends orders (`Setup` first), the engine reports. The supervisor alone talks to Redis, the engine alone
-imports torch. Large things go through the object store; only their keys travel here.
+The engine connects; the supervisor sends orders (`Setup` first), the engine reports. The supervisor alone talks to Redis, the
+engine alone imports torch. Large things go through the object store; only their keys travel here.
 """
 
 from __future__ import annotations

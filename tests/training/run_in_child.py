@@ -15,8 +15,10 @@ from tleg_core.images import ImageSet
 from tleg_core.schedule import Polynomial
 from tleg_core.training.augmentation import Augmentation
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.batches import Batches
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.journal import Journal
+from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.vit import VitConfig
 
@@ -51,11 +53,11 @@ def trainer(folder: Path, config: TrainingConfig = CONFIG, seed: int = 0) -> Tra
     return Trainer(
         model,
         objective,
-        image_set(),
+        Batches.of_image_set(image_set(), config, torch.device("cpu")),
         config,
-        folder=folder,
         identity={"network": NETWORK.to_json()},
-        journal=Journal(folder / "journal.jsonl"),
+        keeper=FolderKeeper(folder, config.checkpoint_every_steps),
+        observer=Journal(folder / "journal.jsonl"),
         device=torch.device("cpu"),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tleg_core.training.augmentation import Augmentation, flip_and_shift, mix
+from tleg_core.training.augmentation import Augmentation, erase, flip_and_shift, mix
 
 PIXELS = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
 
@@ -32,13 +32,34 @@ def test_a_shift_is_a_crop_of_the_edge_padded_image() -> None:
     assert len(found) > 5
 
 
-def test_mixup_follows_the_generator_alone() -> None:
-    """Equal generator states give equal mixtures, whatever was drawn elsewhere; targets are probabilities."""
+def test_mixup_follows_the_seed_alone() -> None:
+    """Equal seeds give equal mixtures, whatever was drawn elsewhere; targets are probabilities."""
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     augmentation = Augmentation(mixup_alpha=0.8, label_smoothing=0.1)
-    first, targets = mix(images, labels, augmentation, 3, torch.Generator().manual_seed(5))
-    again, _ = mix(images, labels, augmentation, 3, torch.Generator().manual_seed(5))
+    first, targets = mix(images, labels, augmentation, 3, 5)
+    again, _ = mix(images, labels, augmentation, 3, 5)
     assert torch.equal(first, again)
     assert not torch.equal(first, images)
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    assert mix(images, labels, Augmentation(), 3, torch.Generator())[1] is labels
+    assert mix(images, labels, Augmentation(), 3, 5)[1] is labels
+
+
+def test_cutmix_pastes_a_part_of_another_image() -> None:
+    """Every pixel is of the image itself or of its partner, and the target says in which shares."""
+    images = torch.stack([torch.full((3, 8, 8), float(number)) for number in range(4)])
+    cut, targets = mix(images, torch.arange(4), Augmentation(cutmix_alpha=1.0), 4, 2)
+    for number, (image, target) in enumerate(zip(cut, targets, strict=True)):
+        own = (image == number).float().mean()
+        assert torch.equal((image == number) | (image == 3 - number), torch.ones(3, 8, 8, dtype=torch.bool))
+        torch.testing.assert_close(target[number], own)
+
+
+def test_random_erasing_follows_the_seed_alone() -> None:
+    """A certain erasing changes a rectangle of each image, the same one each time."""
+    torch.manual_seed(1)
+    first = erase(torch.zeros(6, 3, 16, 16), Augmentation(random_erasing=1.0), 3)
+    torch.manual_seed(1)
+    again = erase(torch.zeros(6, 3, 16, 16), Augmentation(random_erasing=1.0), 3)
+    assert torch.equal(first, again)
+    assert all(0 < int((image != 0).sum()) < image.numel() for image in first)
+    assert not erase(torch.zeros(6, 3, 16, 16), Augmentation(), 3).any()

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from tests.training.run_in_child import CONFIG, image_set, trainer
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.training.augmentation import Augmentation
+from tleg_core.training.batches import Batches
 from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.errors import TrainingDivergedError
 from tleg_core.training.journal import Journal
-from tleg_core.training.loop import CHECKPOINT_NAME, Outcome, Trainer
+from tleg_core.training.keeper import CHECKPOINT_NAME, FolderKeeper
+from tleg_core.training.loop import Outcome, Trainer
 
 PLAIN = Augmentation(flip=0.0, shift=0)
 
@@ -37,11 +39,11 @@ def linear_trainer(model: nn.Module, config: TrainingConfig, folder: Path, scale
     return Trainer(
         model,
         objective,
-        image_set(64),
+        Batches.of_image_set(image_set(64), config, torch.device("cpu")),
         config,
-        folder=folder,
         identity={},
-        journal=Journal(folder / "journal.jsonl"),
+        keeper=FolderKeeper(folder, config.checkpoint_every_steps),
+        observer=Journal(folder / "journal.jsonl"),
         device=torch.device("cpu"),
     )
 

@@ -22,10 +22,12 @@ from tleg_core.canonical import sha256_hex
 from tleg_core.description import Preprocessing
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet
+from tleg_core.training.batches import Batches
 from tleg_core.training.checkpoint import publish_tensors, read_tensors
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.evaluate import Top1, measure_top1
 from tleg_core.training.journal import Journal
+from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.preprocessing import prepare
 
@@ -184,17 +186,17 @@ def fit_ancestry(
         logits = model(images)
         return Outcome(loss=nn.functional.cross_entropy(logits.float(), targets), logits=logits)
 
-    def measure(module: AncestryModel) -> Top1:
-        return measure_top1(module, test_data, device=device, autocast=config.autocast)
+    def measure(module: AncestryModel) -> dict[str, float]:
+        return measure_top1(module, test_data, device=device, autocast=config.autocast).metrics()
 
     trainer = Trainer(
         model,
         objective,
-        data,
+        Batches.of_image_set(data, config, device),
         config,
-        folder=folder,
         identity={"ancestry": asdict(card)},
-        journal=journal,
+        keeper=FolderKeeper(folder, config.checkpoint_every_steps),
+        observer=journal,
         device=device,
         measure=measure,
     )

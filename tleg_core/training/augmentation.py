@@ -1,7 +1,8 @@
-"""Light augmentation of a whole batch at once, on whatever device the batch lies.
+"""Augmentation of a whole batch at once, on whatever device the batch lies.
 
-Random horizontal flip, random shift (a crop of the edge-padded image) and, through timm, mixup. Every random number comes from
-the generator that is passed in, so that a resumed run draws what the undisturbed one would have.
+Random horizontal flip, random shift (a crop of the edge-padded image) and, through timm, random erasing, mixup and cutmix.
+Every random number follows from the generator or the seed that is passed in, so that a resumed run draws what the undisturbed
+one would have.
 
 Shape legend: B images, H height, W width, C classes.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from tleg_core.errors import ConfigError
+from tleg_core.training.draws import global_draws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,16 @@ class Augmentation:
         flip: Probability of a horizontal flip.
         shift: Largest shift along each axis, in pixels; what comes in is a copy of the edge.
         mixup_alpha: timm's mixup: parameter of the Beta distribution; 0 is off.
-        label_smoothing: Share of the label spread over all classes, with mixup only.
+        cutmix_alpha: timm's cutmix, likewise; a batch gets the one or the other.
+        random_erasing: Probability of timm's random erasing, with noise.
+        label_smoothing: Share of a mixed label that is spread over all classes; of one not mixed, the loss's business.
     """
 
     flip: float = 0.5
     shift: int = 2
     mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    random_erasing: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -39,8 +45,16 @@ class Augmentation:
             raise ConfigError("flip", f"must be from 0 to 1, not {self.flip}")
         if not 0 <= self.shift <= 64:
             raise ConfigError("shift", f"must be from 0 to 64 pixels, not {self.shift}")
-        if not 0.0 <= self.mixup_alpha <= 10.0:
-            raise ConfigError("mixup_alpha", f"must be from 0 to 10, not {self.mixup_alpha}")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0.0 <= getattr(self, name) <= 10.0:
+                raise ConfigError(name, f"must be from 0 to 10, not {getattr(self, name)}")
+        if not 0.0 <= self.random_erasing <= 1.0:
+            raise ConfigError("random_erasing", f"must be from 0 to 1, not {self.random_erasing}")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return self.mixup_alpha > 0.0 or self.cutmix_alpha > 0.0
 
 
 def flip_and_shift(pixels: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -58,20 +72,26 @@ def flip_and_shift(pixels: Tensor, augmentation: Augmentation, generator: torch.
     return pixels[image.to(device), rows[:, :, None].to(device), columns[:, None, :].to(device)]
 
 
-def mix(
-    images: Tensor, labels: Tensor, augmentation: Augmentation, num_classes: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return mixed images (B, 3, H, W) and their targets: probabilities (B, C), or the labels where mixup is off.
+def erase(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
+    """Return normalised images (B, C, H, W), some with a rectangle of noise; they are changed in place."""
+    if augmentation.random_erasing == 0.0:
+        return images
+    erasing = RandomErasing(augmentation.random_erasing, mode="pixel", device=images.device)  # type: ignore[no-untyped-call]
+    with global_draws(seed):
+        erased: Tensor = erasing(images)
+    return erased
 
-    timm's mixup draws from numpy's global generator; it is seeded here from `generator` for each batch, which keeps a resumed
-    run exact without storing that hidden state.
-    """
-    if augmentation.mixup_alpha == 0.0:
+
+def mix(images: Tensor, labels: Tensor, augmentation: Augmentation, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return mixed images (B, 3, H, W) and their targets: probabilities (B, C), or the labels where nothing is mixed."""
+    if not augmentation.mixes:
         return images, labels
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    np.random.seed(seed)
     mixup = Mixup(  # type: ignore[no-untyped-call]
-        mixup_alpha=augmentation.mixup_alpha, label_smoothing=augmentation.label_smoothing, num_classes=num_classes
+        mixup_alpha=augmentation.mixup_alpha,
+        cutmix_alpha=augmentation.cutmix_alpha,
+        label_smoothing=augmentation.label_smoothing,
+        num_classes=num_classes,
     )
-    mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)
+    with global_draws(seed):
+        mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)
     return mixed

@@ -23,11 +23,13 @@ class TrainingConfig:
         warmup_lr: Learning rate at the start.
         warmup_epochs: Epochs of linear warm-up, fewer than `epochs`.
         weight_decay: AdamW's; not on vectors, biases, norms and the position embedding.
+        layer_decay: Factor on the learning rate from each layer to the one before it; 1 for none. Needs a timm model.
+        clip_grad: Largest norm of the gradient; None for no limit.
         ema_decay: Decay of the exponential moving average that becomes the result; None for none.
         autocast: bfloat16 where PyTorch thinks it safe.
         seed: Of the order of images, augmentation and stochastic depth.
         augmentation: What is done to a batch.
-        checkpoint_every_steps: Updates between checkpoints; one is also made at each epoch's end.
+        checkpoint_every_steps: Updates between checkpoints in a folder; one is also made at each epoch's end.
     """
 
     epochs: int
@@ -38,6 +40,8 @@ class TrainingConfig:
     warmup_lr: float = 1e-6
     warmup_epochs: int = 0
     weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip_grad: float | None = None
     ema_decay: float | None = None
     autocast: bool = True
     seed: int = 0
@@ -56,10 +60,14 @@ class TrainingConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0.0) or (name == "lr" and value == 0.0):
                 raise ConfigError(name, f"must be a finite number above 0, not {value}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ConfigError("layer_decay", f"must be above 0 and at most 1, not {self.layer_decay}")
+        if self.clip_grad is not None and not (math.isfinite(self.clip_grad) and self.clip_grad > 0.0):
+            raise ConfigError("clip_grad", f"must be a finite number above 0, not {self.clip_grad}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ConfigError("ema_decay", f"must be between 0 and 1, not {self.ema_decay}")
-        if self.augmentation.mixup_alpha and self.batch_size % 2:
-            raise ConfigError("batch_size", "must be even for mixup")
+        if self.augmentation.mixes and self.batch_size % 2:
+            raise ConfigError("batch_size", "must be even for mixup and cutmix")
 
     def decisive(self) -> dict[str, Any]:
         """Return, as JSON, the settings that decide the result; how often a checkpoint is made does not."""

@@ -2,12 +2,15 @@
 
     TlegError
     ├── TrainingInterruptedError    asked to stop; the checkpoint is written
-    └── TrainingDivergedError       the loss is not finite; the last checkpoint stands
+    ├── TrainingDivergedError       the loss is not finite; the last checkpoint stands
+    └── TrainingMemoryError         one image at a time does not fit the device's memory
 
 Wrong settings are `ConfigError`, unusable files `CheckpointError`, both of `tleg_core.errors`.
 """
 
 from __future__ import annotations
+
+import torch
 
 from tleg_core.errors import TlegError
 
@@ -18,3 +21,12 @@ class TrainingInterruptedError(TlegError):
 
 class TrainingDivergedError(TlegError):
     """The loss is not a finite number any more."""
+
+
+class TrainingMemoryError(TlegError):
+    """The device's memory does not hold the training, even with one image at a time."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's or the process's memory did not suffice; on a CPU, PyTorch says so in a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

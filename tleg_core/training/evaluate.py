@@ -1,22 +1,25 @@
-"""Top-1 accuracy: of any function from images to logits, and of a learngene at each depth.
+"""Accuracy: of any function from images to logits, and of a learngene at each depth.
 
 Shape legend: B images, C classes, L depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tleg_core.description import Measurement
 from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.errors import TrainingMemoryError, is_out_of_memory
+from tleg_core.training.pixels import Pixels
 from tleg_core.training.preprocessing import prepare, to_unit
+from tleg_core.training.processes import Processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,10 @@ class Top1:
     def fraction(self) -> float:
         """Accuracy, 0..1."""
         return self.correct / self.images
+
+    def metrics(self) -> dict[str, float]:
+        """Return it as a run's observer is told of it."""
+        return {"top1": self.fraction, "images": self.images}
 
 
 @torch.inference_mode()
@@ -58,6 +65,74 @@ def measure_top1(
             predicted = logits_of(images).argmax(dim=1)  # (B,)
         correct += (predicted == labels[start : start + batch_size].to(device)).sum()
     return Top1(correct=int(correct), images=len(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a network makes of held-out images: mean cross-entropy, and accuracies as fractions."""
+
+    loss: float
+    top1: float
+    top5: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return them as a run's observer is told of them."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
+
+@torch.inference_mode()
+def measure_scores(
+    logits_of: Callable[[Tensor], Tensor],
+    pixels: Pixels,
+    rows: Sequence[int],
+    labels: Tensor,
+    *,
+    device: torch.device,
+    batch_size: int,
+    autocast: bool = False,
+    processes: Processes | None = None,
+) -> Scores:
+    """Classify images, each process its share, in smaller batches where memory does not suffice.
+
+    Args:
+        logits_of: Maps pixels (B, H, W, C), uint8, to logits (B, C); a model in evaluation mode.
+        pixels: Where the images come from.
+        rows: Which ones, N of them.
+        labels: The class of each, int64 (N,).
+        device: Where `logits_of` computes.
+        batch_size: Images at once.
+        autocast: Compute in bfloat16 where PyTorch thinks it safe.
+        processes: Those that share the work; all must ask.
+
+    Raises:
+        TrainingMemoryError: One image at a time does not fit the memory.
+    """
+    processes = processes or Processes()
+    own_rows, own_labels = rows[processes.rank :: processes.count], labels[processes.rank :: processes.count]
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
+    start = 0
+    while start < len(own_rows):
+        batch = own_rows[start : start + batch_size]
+        pixels.expect(own_rows[start + batch_size : start + 2 * batch_size], 0)
+        truth = own_labels[start : start + batch_size].to(device)
+        try:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+                logits = logits_of(pixels.take(batch, 0))
+            logits = logits.float()  # (B, C)
+            sums[0] += nn.functional.cross_entropy(logits, truth, reduction="sum")
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise TrainingMemoryError from error
+            batch_size //= 2
+            continue
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]  # (B, 5)
+        sums[1] += best[:, 0].sum()
+        sums[2] += best.sum()
+        start += batch_size
+    loss, top1, top5 = (processes.sum(sums) / len(rows)).tolist()
+    return Scores(loss=loss, top1=top1, top5=top5)
 
 
 def auxiliary_of(learngene: Learngene) -> AuxiliaryModel:

@@ -11,9 +11,13 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tleg_core.training.observer import EpochReport, StepReport
+
+JOURNAL_NAME = "journal.jsonl"
+
 
 class Journal:
-    """Writes one JSON object a line, each with `event` and `time` (ISO 8601, UTC), and shows the run's progress.
+    """An observer: writes one JSON object a line, each with `event` and `time` (ISO 8601, UTC), and shows the run's progress.
 
     A resumed run appends: lines of steps that were taken twice stand there twice.
 
@@ -44,16 +48,41 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
-    def show_step(self, step: int, total: int, state: str) -> None:
-        """Move the bar to `step` of `total`, with a word on the run's state."""
+    def stepped(self, report: StepReport) -> None:
+        """Move the bar."""
+        rate = "" if report.images_per_s is None else f", {report.images_per_s:.0f} images/s"
+        state = f"loss {report.train_loss:.4f}{rate}"
         if self._task is None:
-            self._task = self._progress.add_task("training", total=total, state=state)
-        self._progress.update(self._task, completed=step, total=total, state=state)
+            self._task = self._progress.add_task("training", total=report.steps, state=state)
+        self._progress.update(self._task, completed=report.step, total=report.steps, state=state)
 
-    def write(self, event: str, message: str | None = None, **facts: object) -> None:
-        """Append a line for machines and, with `message`, one for people."""
+    def epoch_done(self, report: EpochReport) -> None:
+        """Write a line for the epoch."""
+        test_top1, test_images = report.metrics.get("top1"), report.metrics.get("images")
+        self.write(
+            "epoch",
+            f"epoch {report.epoch}/{report.epochs}: loss {report.train_loss:.5f}, "
+            + f"train top-1 {report.train_top1:.2%} (augmented)"
+            + (f", test top-1 {test_top1:.2%}" if test_top1 is not None else "")
+            + (f", {report.images_per_s:.0f} images/s" if report.images_per_s is not None else ""),
+            epoch=report.epoch,
+            step=report.step,
+            loss=report.train_loss,
+            train_top1=report.train_top1,
+            test_top1=test_top1,
+            test_images=None if test_images is None else int(test_images),
+            next_lr=report.lr,
+            images_per_s=None if report.images_per_s is None else round(report.images_per_s, 1),
+        )
+
+    def note(self, message: str) -> None:
+        """Write a line with the message."""
+        self.write("note", message, message=message)
+
+    def write(self, event: str, words: str | None = None, **facts: object) -> None:
+        """Append a line for machines and, with `words`, one for people."""
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if message is not None:
-            self._console.print(message, highlight=False, soft_wrap=True)
+        if words is not None:
+            self._console.print(words, highlight=False, soft_wrap=True)

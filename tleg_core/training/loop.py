@@ -1,9 +1,10 @@
-"""The training loop: any module and objective over an image set, resumable to the bit.
+"""The training loop: any module and objective over batches of images, resumable to the bit from any update.
 
-AdamW and a cosine schedule with warm-up, both from timm's factories; gradient accumulation equal to the large batch; EMA. The
-order of the images follows from the seed and the epoch, every other random number from generators whose states are in the
-checkpoint, so a run that was killed ends with the weights of one that was not (on one CPU; GPU kernels may round otherwise).
-What is learned, from what loss, is the objective's business.
+AdamW and a cosine schedule with warm-up, both from timm's factories; gradient accumulation equal to the large batch, and more
+of it where memory runs out; EMA; several processes. Every random number follows from the seed and the update's number, so a
+run that was killed ends with the weights of one that was not (on one CPU; GPU kernels may round otherwise). What is learned,
+from what loss, is the objective's business; which images, `batches`'; where checkpoints lie, the keeper's; who is told, the
+observer's.
 
 Shape legend: B images of a batch, H height, W width, C classes.
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from enum import IntEnum
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -24,20 +27,24 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from tleg_core.errors import CheckpointError, ConfigError
-from tleg_core.images import ImageSet
-from tleg_core.training.augmentation import flip_and_shift, mix
+from tleg_core.errors import CheckpointError
+from tleg_core.training.batches import Batches
 from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.config import TrainingConfig
-from tleg_core.training.errors import TrainingDivergedError, TrainingInterruptedError
-from tleg_core.training.evaluate import Top1
+from tleg_core.training.draws import seed_of
+from tleg_core.training.errors import (
+    TrainingDivergedError,
+    TrainingInterruptedError,
+    TrainingMemoryError,
+    is_out_of_memory,
+)
 from tleg_core.training.interruption import stop_requests
-from tleg_core.training.journal import Journal
-from tleg_core.training.preprocessing import to_unit
+from tleg_core.training.keeper import Keeper
+from tleg_core.training.observer import EpochReport, Observer, StepReport
+from tleg_core.training.processes import Processes
 
-CHECKPOINT_NAME = "checkpoint.safetensors"
-JOURNAL_NAME = "journal.jsonl"
-_SHOW_EVERY_STEPS = 10
+_REPORT_S = 0.5
+_RATE_S = 10.0  # the rate is that of the last so many seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,49 +58,72 @@ class Outcome:
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 Objective: TypeAlias = Callable[[Tensor, Tensor], Outcome]
-"""Takes images (B, 3, H, W) in 0..1 and targets, int64 (B,) or float (B, C), on the training device."""
+"""Takes the batches' images (B, 3, H, W) and targets, int64 (B,) or float (B, C), on the training device."""
+
+
+class Wish(IntEnum):
+    """What is wanted of a run between two updates."""
+
+    GO_ON = 0
+    SAVE = 1  # save a checkpoint and stop
+    DROP = 2  # stop at once
+
+
+class _Plan(NamedTuple):
+    """What happens after an update."""
+
+    report: bool
+    save: bool
+    wish: Wish
 
 
 class Trainer(Generic[ModelT]):
-    """One run of a module through an image set.
+    """One run of a module through images.
 
     Args:
-        model: What is trained, its weights loaded and on `device`; the EMA starts as a copy of it.
+        model: What is trained, its weights loaded and on `device`; what needs no gradient stays. The EMA starts as its copy.
         objective: Computes the loss through `model`.
-        data: The training images.
+        batches: The training images.
         config: How long and how fast.
-        folder: Where the checkpoint lies.
         identity: What else must be equal for a run to go on, as JSON: the network, the objective.
-        journal: Where progress is told.
+        keeper: Says when to save, and keeps what is saved.
+        observer: Is told how it goes.
         device: Where it computes.
-        measure: Gives the accuracy after each epoch; None for no test images.
+        measure: Gives named numbers of held-out images after each epoch; None for no such images.
+        wish: Says whether to stop, asked after each update; without it, SIGINT and SIGTERM do.
+        processes: Those that share the run.
     """
 
     def __init__(
         self,
         model: ModelT,
         objective: Objective,
-        data: ImageSet,
+        batches: Batches,
         config: TrainingConfig,
         *,
-        folder: Path,
         identity: Mapping[str, Any],
-        journal: Journal,
+        keeper: Keeper,
+        observer: Observer,
         device: torch.device,
-        measure: Callable[[ModelT], Top1] | None = None,
+        measure: Callable[[ModelT], Mapping[str, float]] | None = None,
+        wish: Callable[[], Wish] | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self._model, self._objective, self._config = model, objective, config
-        self._journal, self._device, self._measure = journal, device, measure
-        self._checkpoint_path = folder / CHECKPOINT_NAME
-        self._pixels = torch.from_numpy(data.images).to(device)  # (N, H, W, 3)
-        self._labels = torch.from_numpy(data.labels).to(device)  # (N,)
-        self._num_classes = data.num_classes
-        self._steps_per_epoch = len(data) // config.batch_size
-        if not self._steps_per_epoch:
-            raise ConfigError("batch_size", f"{config.batch_size} is more than the {len(data)} images of {data.name}")
+        self._model, self._objective, self._batches, self._config = model, objective, batches, config
+        self._keeper, self._observer, self._device, self._measure, self._wish = keeper, observer, device, measure, wish
+        self._processes = processes or Processes()
+        self._steps_per_epoch = batches.steps_per_epoch
         self._total_steps = config.epochs * self._steps_per_epoch
-        self._identity = json.loads(json.dumps({**identity, "training": config.decisive(), "data": data.digest()}))
-        self._optimizer = create_optimizer_v2(model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay)
+        self._identity = json.loads(json.dumps({**identity, "training": config.decisive(), "data": batches.digest}))
+        layer_decay = None if config.layer_decay == 1.0 else config.layer_decay
+        self._optimizer = create_optimizer_v2(
+            model,
+            opt="adamw",
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            layer_decay=layer_decay,
+            fused=True,  # one kernel for all parameters: half the time of the default on a CPU, less on a GPU
+        )
         self._scheduler, _ = create_scheduler_v2(
             self._optimizer,
             sched="cosine",
@@ -104,152 +134,231 @@ class Trainer(Generic[ModelT]):
             step_on_epochs=False,
             updates_per_epoch=self._steps_per_epoch,
         )
+        self._trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
-        self._generator = torch.Generator().manual_seed(config.seed)
-        self._global_states: dict[str, Tensor] = {}  # of PyTorch's own generators, which stochastic depth draws from
+        self._parts = config.micro_batches
         self._step = 0
         self._epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self._epoch_correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._marks: deque[tuple[float, int]] = deque()  # times and updates that the rate is taken from
+        self._rate: float | None = None
 
     @property
     def result(self) -> ModelT:
         """The trained module: the EMA where there is one."""
         return self._model if self._ema is None else cast("ModelT", self._ema.module)
 
+    @property
+    def total_steps(self) -> int:
+        """Updates in all."""
+        return self._total_steps
+
     def run(self) -> ModelT:
         """Train to the end, from wherever the run stands, and return `result`.
 
         Raises:
-            TrainingInterruptedError: The process was asked to stop; the checkpoint is written.
+            TrainingInterruptedError: It was asked to stop; the checkpoint is saved, if that was asked for.
             TrainingDivergedError: The loss is not finite; the last checkpoint stands.
+            TrainingMemoryError: One image at a time does not fit the memory.
         """
-        started_s, started_step = time.monotonic(), self._step
-        self._restore_global_generators()
-        with stop_requests() as stop_requested:
+        with self._wishes() as wish:
+            reported_s = time.monotonic()
+            self._restart_rate()
             while self._step < self._total_steps:
                 self._model.train()
                 self._update(*self._batch())
-                done = self._step % self._steps_per_epoch or self._steps_per_epoch
-                rate = (self._step - started_step) * self._config.batch_size / (time.monotonic() - started_s)
-                if self._step % _SHOW_EVERY_STEPS == 0 or self._step == self._total_steps:
-                    state = f"loss {self._mean_loss(done):.4f}, {rate:.0f} images/s"
-                    self._journal.show_step(self._step, self._total_steps, state)
-                if done == self._steps_per_epoch:
-                    self._end_epoch(rate)
+                ends_epoch = self._step % self._steps_per_epoch == 0
+                report = ends_epoch or time.monotonic() - reported_s >= _REPORT_S
+                plan = self._agreed(_Plan(report, self._keeper.due(self._step, ends_epoch=ends_epoch), Wish(wish())))
+                if plan.report:
+                    reported_s = time.monotonic()
+                    self._report_step()
+                if ends_epoch:
+                    self._end_epoch()
+                if plan.save:
                     self.save()
-                elif self._step % self._config.checkpoint_every_steps == 0:
-                    self.save()
-                if stop_requested() and self._step < self._total_steps:
-                    self.save()
-                    raise TrainingInterruptedError(
-                        f"stopped after step {self._step} of {self._total_steps}; "
-                        f"{self._checkpoint_path} is written: give the same command with --resume to go on"
-                    )
+                if self._step < self._total_steps:
+                    self._heed(plan.wish)
+                if ends_epoch:
+                    self._restart_rate()
         return self.result
 
-    def _restore_global_generators(self) -> None:
-        """Bring PyTorch's own generators to where the run stands, whatever drew from them in between."""
-        torch.manual_seed(self._config.seed)
-        if "cpu" in self._global_states:
-            torch.set_rng_state(self._global_states["cpu"])
-        if "cuda" in self._global_states and self._device.type == "cuda":
-            torch.cuda.set_rng_state(self._global_states["cuda"], self._device)
+    def _wishes(self) -> AbstractContextManager[Callable[[], int]]:
+        """Give the function that says what is wanted."""
+        return stop_requests() if self._wish is None else nullcontext(self._wish)
+
+    def _agreed(self, plan: _Plan) -> _Plan:
+        """Return the first process's plan: what depends on clocks and orders is its to say."""
+        if self._processes.count == 1:
+            return plan
+        report, save, wish = plan
+        number = self._processes.largest(report + 2 * save + 4 * wish if self._processes.first else 0)
+        return _Plan(bool(number & 1), bool(number & 2), Wish(number >> 2))
+
+    def _heed(self, wish: Wish) -> None:
+        if wish is Wish.GO_ON:
+            return
+        stopped = f"stopped after step {self._step} of {self._total_steps}"
+        if wish is Wish.DROP:
+            raise TrainingInterruptedError(stopped)
+        self.save()
+        raise TrainingInterruptedError(f"{stopped}; {self._keeper} is written: give the same command with --resume to go on")
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        """Return the images (B, 3, H, W) in 0..1 and targets of the next update."""
-        config = self._config
-        epoch, position = divmod(self._step, self._steps_per_epoch)
-        shuffle = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self._labels), generator=shuffle)
-        chosen = order[position * config.batch_size : (position + 1) * config.batch_size].to(self._device)
-        pixels = flip_and_shift(self._pixels[chosen], config.augmentation, self._generator)
-        return mix(to_unit(pixels), self._labels[chosen], config.augmentation, self._num_classes, self._generator)
+        """Return the images (B, 3, H, W) and targets of the next update."""
+        return self._batches.of(self._step)
 
     def _update(self, images: Tensor, targets: Tensor) -> None:
-        """Take one optimiser step on the mean loss of the whole batch, computed part by part."""
-        parts = self._config.micro_batches
-        self._optimizer.zero_grad()
-        for part, part_targets in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.autocast):
-                outcome = self._objective(part, part_targets)
-            loss = outcome.loss / parts
-            loss.backward()  # type: ignore[no-untyped-call]
-            labels = part_targets if part_targets.ndim == 1 else part_targets.argmax(dim=1)
-            self._epoch_loss += loss.detach()
-            self._epoch_correct += (outcome.logits.detach().argmax(dim=1) == labels).sum()
+        """Take one optimiser step on the mean loss of the whole batch; in more parts if memory does not suffice."""
+        while not self._computed_gradients(images, targets):
+            self._halve_parts(len(images))
+        self._processes.average_gradients(self._trained)
+        if self._config.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self._trained, self._config.clip_grad)
         self._optimizer.step()
         self._step += 1
         self._scheduler.step_update(self._step)
         if self._ema is not None:
             self._ema.update(self._model)
 
+    def _computed_gradients(self, images: Tensor, targets: Tensor) -> bool:
+        """Compute the gradient part by part; False where any process ran out of memory."""
+        torch.manual_seed(seed_of(self._config.seed, "forward", self._step, self._processes.rank))  # stochastic depth
+        self._optimizer.zero_grad()
+        loss_sum, correct = torch.zeros_like(self._epoch_loss), torch.zeros_like(self._epoch_correct)
+        failed = False
+        try:
+            for part, part_targets in zip(images.chunk(self._parts), targets.chunk(self._parts), strict=True):
+                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.autocast):
+                    outcome = self._objective(part, part_targets)
+                loss = outcome.loss * (len(part) / len(images))
+                loss.backward()  # type: ignore[no-untyped-call]
+                loss_sum += loss.detach()
+                labels = part_targets if part_targets.ndim == 1 else part_targets.argmax(dim=1)
+                correct += (outcome.logits.detach().argmax(dim=1) == labels).sum()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = True
+        if self._processes.largest(failed):
+            return False
+        self._epoch_loss += loss_sum
+        self._epoch_correct += correct
+        return True
+
+    def _halve_parts(self, batch: int) -> None:
+        """Compute this and every later update in parts half as large."""
+        if self._parts >= batch:
+            raise TrainingMemoryError
+        self._optimizer.zero_grad()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._parts = min(2 * self._parts, batch)
+        self._observer.note(
+            f"out of memory at step {self._step + 1}: each batch is now computed in {self._parts} parts; the result is the "
+            "same but for rounding"
+        )
+
     def _mean_loss(self, steps: int) -> float:
-        loss = self._epoch_loss.item() / steps
+        loss = self._processes.sum(self._epoch_loss).item() / (max(steps, 1) * self._processes.count)
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"the loss is {loss} at step {self._step}: lower the learning rate")
         return loss
 
-    def _end_epoch(self, rate: float) -> None:
+    @property
+    def _steps_of_epoch(self) -> int:
+        """Updates that the sums of this epoch are over; 0 only before the first."""
+        return self._step % self._steps_per_epoch or min(self._step, self._steps_per_epoch)
+
+    def _lr(self) -> float:
+        """Return the learning rate of the next update, of the layers that it is not scaled down for."""
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+
+    def _restart_rate(self) -> None:
+        """Forget the time that passed with other things than training."""
+        self._marks.clear()
+        self._marks.append((time.monotonic(), self._step))
+
+    def _measure_rate(self) -> None:
+        now_s = time.monotonic()
+        while len(self._marks) > 1 and now_s - self._marks[0][0] > _RATE_S:
+            self._marks.popleft()
+        since_s, step = self._marks[0]
+        if self._step > step and now_s > since_s:
+            self._rate = (self._step - step) * self._config.batch_size / (now_s - since_s)
+        self._marks.append((now_s, self._step))
+
+    def _report_step(self) -> None:
+        self._measure_rate()
+        self._observer.stepped(
+            StepReport(
+                epoch=self._step // self._steps_per_epoch,
+                step=self._step,
+                steps=self._total_steps,
+                train_loss=self._mean_loss(self._steps_of_epoch),
+                lr=self._lr(),
+                images_per_s=self._rate,
+            )
+        )
+
+    def _end_epoch(self) -> None:
         loss, steps = self._mean_loss(self._steps_per_epoch), self._steps_per_epoch
-        train_top1 = int(self._epoch_correct) / (steps * self._config.batch_size)
+        correct = int(self._processes.sum(self._epoch_correct))
         self._epoch_loss.zero_()
         self._epoch_correct.zero_()
-        epoch = self._step // steps
-        test = None if self._measure is None else self._measure(self.result.eval())
-        words = f"epoch {epoch}/{self._config.epochs}: loss {loss:.5f}, train top-1 {train_top1:.2%} (augmented)"
-        self._journal.write(
-            "epoch",
-            words + (f", test top-1 {test.fraction:.2%}" if test else "") + f", {rate:.0f} images/s",
-            epoch=epoch,
-            step=self._step,
-            loss=loss,
-            train_top1=train_top1,
-            test_top1=test.fraction if test else None,
-            test_images=test.images if test else None,
-            next_lr=self._optimizer.param_groups[0]["lr"],
-            images_per_s=round(rate, 1),
+        self._observer.epoch_done(
+            EpochReport(
+                epoch=self._step // steps,
+                epochs=self._config.epochs,
+                step=self._step,
+                train_loss=loss,
+                train_top1=correct / (steps * self._config.batch_size),
+                lr=self._lr(),
+                images_per_s=self._rate,
+                metrics={} if self._measure is None else self._measure(self.result.eval()),
+            )
         )
 
     def save(self) -> None:
-        """Publish the checkpoint; nothing that is not finite gets there."""
+        """Have a checkpoint kept; nothing that is not finite gets there."""
         self._mean_loss(self._steps_per_epoch)
+        sums = {"epoch.loss": self._processes.sum(self._epoch_loss), "epoch.correct": self._processes.sum(self._epoch_correct)}
+        if not self._processes.first:
+            return
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
         if self._ema is not None:
             tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors |= {"generator.augmentation": self._generator.get_state(), "global.cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            tensors["global.cuda"] = torch.cuda.get_rng_state(self._device)
-        tensors |= {"epoch.loss": self._epoch_loss, "epoch.correct": self._epoch_correct}
-        Checkpoint(tensors=tensors, facts={"step": self._step, "identity": self._identity}).write(self._checkpoint_path)
+        facts = {"step": self._step, "parts": self._parts, "identity": self._identity}
+        self._keeper.keep(Checkpoint(tensors=tensors | sums, facts=facts), self._step)
 
     def load(self) -> None:
-        """Go on from the checkpoint.
+        """Go on from the kept checkpoint.
 
         Raises:
             CheckpointError: There is none, it is broken, or it is of another run (the difference is named).
         """
-        checkpoint = Checkpoint.read(self._checkpoint_path)
+        checkpoint = self._keeper.read()
         before = checkpoint.facts["identity"]
         changed = sorted(name for name in before.keys() | self._identity.keys() if before.get(name) != self._identity.get(name))
         if changed:
             details = "; ".join(f"{name} was {before.get(name)}, is {self._identity.get(name)}" for name in changed)
-            raise CheckpointError(f"{self._checkpoint_path} is of another run: {details}")
+            raise CheckpointError(f"{self._keeper} is of another run: {details}")
         try:
             self._model.load_state_dict(checkpoint.part("model"), strict=True)
             if self._ema is not None:
                 self._ema.module.load_state_dict(checkpoint.part("ema"), strict=True)
         except RuntimeError as error:
-            raise CheckpointError(f"{self._checkpoint_path} does not fit the model: {error}") from error
+            raise CheckpointError(f"{self._keeper} does not fit the model: {error}") from error
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.part("optimizer").items():
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
-        self._generator.set_state(checkpoint.tensors["generator.augmentation"])
-        self._global_states = checkpoint.part("global")
-        self._epoch_loss.copy_(checkpoint.tensors["epoch.loss"])
-        self._epoch_correct.copy_(checkpoint.tensors["epoch.correct"])
+        if self._processes.first:
+            self._epoch_loss.copy_(checkpoint.tensors["epoch.loss"])
+            self._epoch_correct.copy_(checkpoint.tensors["epoch.correct"])
+        self._parts = int(checkpoint.facts["parts"])
         self._step = int(checkpoint.facts["step"])
         self._scheduler.step_update(self._step)

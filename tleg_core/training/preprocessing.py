@@ -24,6 +24,11 @@ def prepare(images: Tensor, img_size: int, preprocessing: Preprocessing) -> Tens
     if images.shape[-2:] != (img_size, img_size):
         side = (img_size, img_size)
         images = functional.interpolate(images, size=side, mode=preprocessing.interpolation, antialias=True).clamp_(0.0, 1.0)
+    return normalise(images, preprocessing)
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return `images` (B, C, H, W), in 0..1, normalised for each channel."""
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
     return (images - mean) / std

@@ -1,6 +1,6 @@
 """TLEG's stage 1: an auxiliary model distils an ancestry model into its learngene.
 
-Source: TLEG, arXiv 2312.05614. Stage 2, a descendant's fine-tuning, is ordinary training and not here.
+Source: TLEG, arXiv 2312.05614. Stage 2, a descendant's fine-tuning, is `fine_tune`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
 from tleg_core.training.ancestry import AncestryModel
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.batches import Batches
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.distillation import Distillation, distillation_loss
-from tleg_core.training.evaluate import Top1, measure_top1
+from tleg_core.training.evaluate import measure_top1
 from tleg_core.training.journal import Journal
+from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.preprocessing import prepare
 from tleg_core.vit import VitConfig
@@ -123,22 +125,23 @@ def train_learngene(
         logits = logits_of(model, images)
         return Outcome(loss=distillation_loss(logits, teacher_logits, targets, stage.distillation), logits=logits)
 
-    def measure(module: AuxiliaryModel, data: ImageSet) -> Top1:
-        return measure_top1(lambda images: logits_of(module, images), data, device=device, autocast=stage.training.autocast)
+    def measure(module: AuxiliaryModel, data: ImageSet) -> dict[str, float]:
+        top1 = measure_top1(lambda images: logits_of(module, images), data, device=device, autocast=stage.training.autocast)
+        return top1.metrics()
 
     trainer = Trainer(
         model,
         objective,
-        data,
+        Batches.of_image_set(data, stage.training, device),
         stage.training,
-        folder=folder,
         identity={
             "network": stage.config.to_json() | {"depth": stage.depth, "drop_path_rate": stage.drop_path_rate},
             "preprocessing": asdict(stage.preprocessing),
             "distillation": asdict(stage.distillation),
             "ancestry": asdict(ancestry.card) | {"weights": ancestry.digest()},
         },
-        journal=journal,
+        keeper=FolderKeeper(folder, stage.training.checkpoint_every_steps),
+        observer=journal,
         device=device,
         measure=None if test_data is None else partial(measure, data=test_data),
     )

@@ -1,0 +1,176 @@
+"""The client that awaits: it does the effects of the verbs, which are in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, closing
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent
+
+from service.client import download as downloads
+from service.client import events as event_streams
+from service.client import fine_tunes, models
+from service.client.connection import DOWNLOAD_CHUNK_BYTES, base_url, options
+from service.client.effect import (
+    Course,
+    Do,
+    Effect,
+    Emit,
+    EmittingFlow,
+    Flow,
+    Open,
+    ReadAll,
+    ReadChunk,
+    ReadEvent,
+    Request,
+    Send,
+    Sleep,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _verb(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    """Return the method that follows a flow to its result."""
+
+    @wraps(flow)
+    async def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        course: Course[None, T] = Course(flow(*args, **kwargs))
+        async for _ in client._follow(course):
+            pass
+        return course.result
+
+    return method
+
+
+def _iterator(flow: Callable[P, EmittingFlow[T]]) -> Callable[Concatenate[AsyncClient, P], AsyncGenerator[T]]:
+    """Return the method that iterates over what a flow emits."""
+
+    @wraps(flow)
+    def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T]:
+        return client._follow(Course(flow(*args, **kwargs)))
+
+    return method
+
+
+class AsyncClient:
+    """A connection to one server, for asyncio; use it as an asynchronous context manager.
+
+    Args:
+        url: The server's address, such as `http://127.0.0.1:8000`.
+        transport: Another way to the server, for tests.
+
+    Every method raises `ClientError` where the server cannot be reached or refuses; its `problem` says why. What reads or
+    writes files does so in threads. To leave `events` early, hold it in `contextlib.aclosing`.
+    """
+
+    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._http = httpx.AsyncClient(base_url=base_url(url), transport=transport)
+
+    create_model = _verb(models.create_model)
+    get_model = _verb(models.get_model)
+    list_models = _verb(models.list_models)
+    list_learngenes = _verb(models.list_learngenes)
+    download = _verb(downloads.download)
+
+    # datasets
+
+    create_fine_tune = _verb(fine_tunes.create_fine_tune)
+    get_fine_tune = _verb(fine_tunes.get_fine_tune)
+    list_fine_tunes = _verb(fine_tunes.list_fine_tunes)
+    cancel_fine_tune = _verb(fine_tunes.cancel_fine_tune)
+    pause_fine_tune = _verb(fine_tunes.pause_fine_tune)
+    resume_fine_tune = _verb(fine_tunes.resume_fine_tune)
+    list_events = _verb(fine_tunes.list_events)
+    list_checkpoints = _verb(fine_tunes.list_checkpoints)
+    wait_for_fine_tune = _verb(fine_tunes.wait_for_fine_tune)
+    download_result = _verb(fine_tunes.download_result)
+    events = _iterator(event_streams.events)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        await self.aclose()
+
+    async def _follow(self, course: Course[T, Any]) -> AsyncGenerator[T]:
+        """Do a course's effects to its end; yield what it emits."""
+        with closing(course):
+            async with aclosing(_Wire(self._http)) as wire:
+                while (effect := course.effect) is not None:
+                    if isinstance(effect, Emit):
+                        yield effect.value
+                        course.resume(None)
+                        continue
+                    try:
+                        result = await wire.do(effect)
+                    except Exception as error:
+                        course.fail(error)
+                    else:
+                        course.resume(result)
+
+
+class _Wire:
+    """Does effects; holds the stream that is open."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._response: httpx.Response | None = None
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._events: AsyncGenerator[ServerSentEvent, None] | None = None
+
+    async def do(self, effect: Effect) -> object:
+        """Do an effect and return its result."""
+        match effect:
+            case Send(request):
+                return await self._send(request, stream=False)
+            case Open(request):
+                await self.aclose()
+                self._response = await self._send(request, stream=True)
+                self._chunks = self._response.aiter_raw(DOWNLOAD_CHUNK_BYTES)
+                self._events = EventSource(self._response).aiter_sse()
+                return self._response
+            case ReadAll():
+                if self._response is not None:
+                    await self._response.aread()
+                return self._response
+            case ReadChunk():
+                return None if self._chunks is None else await anext(self._chunks, None)
+            case ReadEvent():
+                return None if self._events is None else await anext(self._events, None)
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+                return None
+            case Do(function):
+                return await asyncio.to_thread(function)
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        if self._events is not None:
+            await self._events.aclose()
+        if self._response is not None:
+            await self._response.aclose()
+
+    async def _send(self, request: Request, *, stream: bool) -> httpx.Response:
+        content = None if request.upload is None else _in_threads(request.upload.chunks())
+        return await self._http.send(self._http.build_request(**options(request), content=content), stream=stream)
+
+
+async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what an iterator yields that may block."""
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk

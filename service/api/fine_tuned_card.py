@@ -26,11 +26,12 @@ def fine_tuned_card(repo_id: str, model: Model, tuning: FineTuning, curve: Seque
     namespace = repo_id.split("/", maxsplit=1)[0]
     data_set = _text(tuning.dataset_name or tuning.dataset)
     epochs = tuning.settings.get("epochs")
-    classes = f"{len(tuning.class_names):,} classes"
+    num_classes = len(tuning.class_names)
+    classes = f"{num_classes:,} class{'' if num_classes == 1 else 'es'}"
     side = model.recipe.img_size
-    when = f"after epoch {tuning.epoch} of {epochs}" if epochs != tuning.epoch else f"after {tuning.epoch} epochs"
+    when = f"after epoch {tuning.epoch}{'' if epochs is None else f' of {epochs}'}"
     start = (
-        f"Training started from scratch: of its base `{model_link(namespace, tuning.parent)}` it has the shape only."
+        f"Training started from scratch: of its base {model_link(namespace, tuning.parent)} it has the shape only."
         if tuning.from_scratch
         else f"Training started from {model_link(namespace, tuning.parent)}, whose blocks go back to the learngene "
         f"`{model.learngene}` (`{model.method}`)."

@@ -91,9 +91,14 @@ class HubRepository:
             "likes": 0,
             "library_name": "timm",
             "pipeline_tag": "image-classification",
-            "tags": ["timm", "safetensors", "image-classification", "learngene"],
+            "tags": ["timm", "safetensors", "image-classification", "learngene", *self._more_tags],
             "siblings": [{"rfilename": name} for name in self.file_names],
         }
+
+    @property
+    def _more_tags(self) -> list[str]:
+        tuning = self.model.fine_tuning
+        return [] if tuning is None else ["fine-tuned", f"base_model:{NAMESPACE}/{tuning.parent}"]
 
     def tree(self, weights_sha256: str) -> list[dict[str, Any]]:
         """Return the listing of files; `weights_sha256` is the digest of the weights' file."""

@@ -6,6 +6,7 @@
 |                                |            | 8601) if it was created; `sha256` of its file (64 hex digits)  |             |
 |                                |            | if it was computed                                             |             |
 | `tleg:models`                  | sorted set | ids of created models by time of creation, in microseconds     | for ever    |
+| `tleg:models:fine-tuned`       | sorted set | those of them that were fine-tuned, by the same                | for ever    |
 | `tleg:dataset:{id}`            | hash       | a data set: `record` (JSON with a version), `created_at`       | until       |
 |                                |            |                                                                | deleted     |
 | `tleg:datasets`                | sorted set | ids of data sets by time of creation, in microseconds          | for ever    |
@@ -25,6 +26,7 @@
 from __future__ import annotations
 
 MODELS = "tleg:models"
+FINE_TUNED_MODELS = "tleg:models:fine-tuned"
 DATASETS = "tleg:datasets"
 JOBS = "tleg:jobs"
 DOOMED_OBJECTS = "tleg:objects:doomed"

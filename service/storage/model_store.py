@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.domain.errors import CursorUnknownError, ModelNotFoundError, StoreUnavailableError, UnreadableRecordError
-from service.domain.model import Model, StoredModel, is_model_id
+from service.domain.errors import CursorUnknownError, ModelNotFoundError, UnreadableRecordError
+from service.domain.model import Model, ModelKind, StoredModel, is_model_id
 from service.storage import keys
+from service.storage.redis_failure import redis_failures
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +42,26 @@ class ModelStore:
 
     async def ping(self) -> None:
         """Return if Redis answers."""
-        async with _unavailable():
+        async with redis_failures():
             await self._redis.ping()
 
     async def add(self, model: Model) -> tuple[StoredModel, bool]:
-        """Record a model unless it is there; return it, and whether it was added."""
+        """Record a model unless it is there; return it as it is recorded, and whether it was added."""
         key = keys.model(model.id)
-        async with _unavailable():
+        async with redis_failures():
             created_at, sha256 = _texts(await self._redis.hmget(key, "created_at", "sha256"))
             added = False
             if created_at is None:
                 now = datetime.now(UTC)
                 record = json.dumps(model.to_json(), separators=(",", ":"))
+                listed = [keys.MODELS] if model.fine_tuning is None else [keys.MODELS, keys.FINE_TUNED_MODELS]
                 added, created_at = await self._add_model(
-                    keys=[key, keys.MODELS], args=[record, now.isoformat(), int(now.timestamp() * 1e6), model.id]
+                    keys=[key, *listed], args=[record, now.isoformat(), int(now.timestamp() * 1e6), model.id]
                 )
+        if model.fine_tuning is not None:
+            if not added:  # another job made the same file, and its record stands
+                return await self.get(model.id), False
+            sha256 = model.fine_tuning.weights_sha256
         stored = StoredModel(model=model, created_at=datetime.fromisoformat(str(created_at)), sha256=sha256)
         return stored, bool(added)
 
@@ -67,19 +69,24 @@ class ModelStore:
         """Return a model; raises `ModelNotFoundError`."""
         if not is_model_id(model_id):
             raise ModelNotFoundError(model_id)
-        async with _unavailable():
+        async with redis_failures():
             fields = _texts(await self._redis.hmget(keys.model(model_id), *_FIELDS))
         stored = _stored(fields)
         if stored is None:
             raise ModelNotFoundError(model_id)
         return stored
 
-    async def page(self, *, limit: int, after: str | None) -> ModelPage:
-        """Return up to `limit` models, newest first, that come after the model `after`; raises `CursorUnknownError`."""
+    async def page(self, *, limit: int, after: str | None, kind: ModelKind | None = None) -> ModelPage:
+        """Return up to `limit` models, newest first, that come after the model `after`; raises `CursorUnknownError`.
+
+        With `kind`, only those of one kind, among which `after` must be.
+        """
         if after is not None and not is_model_id(after):
             raise CursorUnknownError(after)
-        async with _unavailable():
-            ids = await self._page_models(keys=[keys.MODELS], args=[limit + 1, after or ""])
+        async with redis_failures():
+            listed = [keys.FINE_TUNED_MODELS if kind is ModelKind.FINE_TUNED else keys.MODELS]
+            left_out = [keys.FINE_TUNED_MODELS] if kind is ModelKind.EXPANDED else []
+            ids = await self._page_models(keys=listed + left_out, args=[limit + 1, after or ""])
             if ids is None:
                 raise CursorUnknownError(str(after))
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -99,25 +106,14 @@ class ModelStore:
 
     async def sha256(self, model_id: str) -> str | None:
         """Return the sha256 of a model's file if it was computed before."""
-        async with _unavailable():
+        async with redis_failures():
             (value,) = _texts(await self._redis.hmget(keys.model(model_id), "sha256"))
         return value
 
     async def keep_sha256(self, model_id: str, sha256: str) -> None:
         """Keep the sha256 of a model's file."""
-        async with _unavailable():
+        async with redis_failures():
             await self._redis.hset(keys.model(model_id), "sha256", sha256)
-
-
-@asynccontextmanager
-async def _unavailable() -> AsyncIterator[None]:
-    """Turn Redis's own connection errors into ours."""
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise StoreUnavailableError(f"Redis does not answer: {error}") from error
-    except RedisError as error:
-        raise StoreUnavailableError(f"Redis refused: {error}") from error
 
 
 def _texts(values: Iterable[object]) -> list[str | None]:
@@ -131,8 +127,8 @@ def _stored(fields: list[str | None]) -> StoredModel | None:
     if record is None or created_at is None:
         return None
     try:
-        return StoredModel(
-            model=Model.from_json(json.loads(record)), created_at=datetime.fromisoformat(created_at), sha256=sha256
-        )
+        model = Model.from_json(json.loads(record))
+        known = sha256 if model.fine_tuning is None else model.fine_tuning.weights_sha256
+        return StoredModel(model=model, created_at=datetime.fromisoformat(created_at), sha256=known)
     except ValueError as error:
         raise UnreadableRecordError(str(error)) from error

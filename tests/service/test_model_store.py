@@ -20,7 +20,9 @@ from service.storage import keys
 from service.storage.embedded_redis import EmbeddedRedis
 from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
+from service.storage.object_store import ObjectStore
 from tests.service.conftest import ApiFactory
+from tests.service.fine_tuned import Workshop
 from tleg_core.budget import Budget
 
 ResultT = TypeVar("ResultT")
@@ -179,14 +181,19 @@ def documented_keys() -> list[tuple[re.Pattern[str], str]]:
     return [(re.compile(re.sub(r"\{\w+\}", "[^:]+", key)), kind.replace("sorted set", "zset")) for key, kind in rows]
 
 
-def test_redis_holds_the_documented_keys_only(empty_api: TestClient, redis_url: str) -> None:
-    """After use of every route that writes, each key stands in the table of keys.py, of the type given there, for ever."""
+def test_redis_holds_the_documented_keys_only(
+    empty_api: TestClient, redis_url: str, data_dir: Path, learngene_files: list[Path], tmp_path: Path
+) -> None:
+    """After use of each route that writes models, every key stands in the table of keys.py, of its type, for ever."""
     model = empty_api.post("/models", json={"budget": {"depth": 3}}).json()
     empty_api.post("/models/batch", json={"requests": [{"num_classes": 3}, {"budget": {"max_params": 1}}]})
     empty_api.get(model["links"]["self"])
     empty_api.get(f"/tleg/{model['id']}/resolve/main/model.safetensors")
     empty_api.get("/tleg/tiny-tleg-d4/resolve/main/model.safetensors")
-    with redis.Redis.from_url(f"{redis_url}?db=1", decode_responses=True) as client:
+    objects = ObjectStore((data_dir / "objects").as_uri())
+    url = f"{redis_url}?db=1"
+    Workshop(redis_url=url, objects=objects, learngenes=learngene_files, folder=tmp_path).publish(model["id"])
+    with redis.Redis.from_url(url, decode_responses=True) as client:
         found = {key: client.type(key) for key in client.scan_iter()}
         assert all(client.ttl(key) == -1 for key in found)
     table = documented_keys()

@@ -23,7 +23,7 @@ from service.api.schemas.models import (
 )
 from service.api.schemas.problems import problem_responses
 from service.api.timm_config import timm_config
-from service.domain.model import Selection
+from service.domain.model import ModelKind, Selection
 from tleg_core.errors import TlegError
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -32,6 +32,7 @@ HASHED_AT_CREATION_BYTES = 32 * 1024 * 1024
 """Up to this size the sha256 is in the answer that creates a model: some 20 ms of work; above it is computed when asked for."""
 
 ModelId = Annotated[str, Path(description="The model's id, `m-` and 32 hex digits.")]
+KindQuery = Annotated[ModelKind | None, Query(description="Only models of this kind.")]
 DryRun = Annotated[bool, Query(description="Only say what one would get; nothing is recorded.")]
 
 
@@ -88,9 +89,11 @@ async def create_models(resources: ResourcesDep, body: BatchBody, dry_run: DryRu
 
 
 @router.get("", summary="List models", responses=problem_responses(422, 503))
-async def list_models(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> ModelList:
+async def list_models(
+    resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None, kind: KindQuery = None
+) -> ModelList:
     """Return models, newest first."""
-    page = await resources.store.page(limit=limit, after=after)
+    page = await resources.store.page(limit=limit, after=after, kind=kind)
     return ModelList(data=[ModelResource.of(stored, resources.catalogue) for stored in page.models], has_more=page.has_more)
 
 

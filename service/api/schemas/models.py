@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
 from service.api.schemas.problems import Problem
 from service.domain.catalogue import Catalogue, ModelRequest
-from service.domain.model import Model, Selection, StoredModel
+from service.domain.model import FineTuning, Model, ModelKind, Selection, StoredModel
 from tleg_core.budget import MAX_LIMIT, Budget, Objective
 from tleg_core.cost import MAX_BATCH_SIZE
 from tleg_core.description import Method
@@ -103,19 +103,63 @@ class ModelIdentity(BaseModel):
 
     object: Literal["model"] = Field("model", description="Always `model`.")
     id: str = Field(
-        description="`m-` and 32 hex digits of the recipe's sha256.", examples=["m-0123456789abcdef0123456789abcdef"]
+        description="`m-` and 32 hex digits: of the recipe's sha256; for a fine-tuned model, of a digest of its parent, data "
+        "set, settings, step and weights.",
+        examples=["m-0123456789abcdef0123456789abcdef"],
     )
-    learngene: str = Field(description="The id of the learngene that it is expanded from.")
+    kind: ModelKind = Field(description="`expanded` from a learngene, or `fine_tuned` from another model.")
+    learngene: str = Field(description="The id of the learngene that it, or what it was fine-tuned from, is expanded from.")
     learngene_digest: str = Field(description="The learngene's digest, 64 hex digits.")
     method: str = Field(description="The learngene's method.")
     member: MemberReference = Field(description="Which member of the family.")
+
+
+class FineTuningResource(BaseModel):
+    """How a fine-tuned model came about."""
+
+    parent: str = Field(description="The id of the model that training started from.")
+    job: str = Field(description="The id of the job.")
+    dataset: str = Field(description="The id of the data set.")
+    dataset_name: str = Field(description="What its user calls it; may be empty.")
+    num_classes: int = Field(description="Its classes; `config.json` has their names.")
+    train_images: int = Field(description="Images that it was trained on.")
+    held_out_images: int = Field(description="Images that `metrics` were measured on.")
+    own_test_split: bool = Field(
+        description="Whether those are the data set's own test split, not a part held out of training."
+    )
+    epoch: int = Field(description="Epochs done.")
+    step: int = Field(description="Updates done.")
+    metrics: dict[str, float] = Field(
+        description="On the held-out images: `loss`, and `top1` and `top5` as fractions.",
+        examples=[{"loss": 0.31, "top1": 0.91, "top5": 0.99}],
+    )
+    settings: dict[str, Any] = Field(description="The settings as they were used.")
+
+    @classmethod
+    def of(cls, tuning: FineTuning) -> Self:
+        """Describe a fine-tuning."""
+        return cls(
+            parent=tuning.parent,
+            job=tuning.job,
+            dataset=tuning.dataset,
+            dataset_name=tuning.dataset_name,
+            num_classes=len(tuning.class_names),
+            train_images=tuning.train_images,
+            held_out_images=tuning.images,
+            own_test_split=tuning.own_test_split,
+            epoch=tuning.epoch,
+            step=tuning.step,
+            metrics=dict(tuning.metrics),
+            settings=dict(tuning.settings),
+        )
 
 
 class ModelResource(Costs, ModelIdentity):
     """A model: one descendant, ready to download."""
 
     accuracy: dict[str, MeasuredAccuracy] = Field(
-        description="Measured accuracy by data set; empty where the head or the image size is not the learngene's own."
+        description="Measured accuracy by data set; empty where the head or the image size is not the learngene's own. Of a "
+        "fine-tuned model: on the held-out part of its data set, by its name (or id)."
     )
     size_bytes: int = Field(description="Bytes of the safetensors file, its header included.")
     sha256: str | None = Field(
@@ -124,9 +168,16 @@ class ModelResource(Costs, ModelIdentity):
     )
     architecture: str = Field(description="The timm model name.", examples=["vit_tiny_patch16_224"])
     model_args: dict[str, Any] = Field(description="timm's keyword arguments beside num_classes.")
-    recipe: dict[str, Any] = Field(description="The complete, canonical description of the file.")
+    recipe: dict[str, Any] = Field(
+        description="The complete, canonical description of the file; of a fine-tuned model, of the network that training "
+        "began with."
+    )
+    fine_tuning: FineTuningResource | None = Field(description="How it was fine-tuned; null for an expanded model.")
     created_at: datetime | None = Field(description="When it was first asked for; null on a dry run.")
-    links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
+    links: dict[str, str] = Field(
+        description="Paths on this server: self, weights, config, and the Hub repository's name; of a fine-tuned model also "
+        "parent, job and dataset."
+    )
 
     @classmethod
     def of(cls, stored: StoredModel, catalogue: Catalogue) -> Self:
@@ -156,8 +207,11 @@ class CreatedModel(ModelResource):
 
 def _fields(model: Model) -> dict[str, Any]:
     """Return the fields that a stored model and a dry run share."""
+    tuning = model.fine_tuning
+    made_from = {} if tuning is None else _origin(tuning)
     return {
         "id": model.id,
+        "kind": model.kind,
         "learngene": model.learngene,
         "learngene_digest": model.recipe.learngene,
         "method": model.method,
@@ -168,12 +222,23 @@ def _fields(model: Model) -> dict[str, Any]:
         "architecture": model.architecture,
         "model_args": model.model_args,
         "recipe": model.recipe.to_json(),
+        "fine_tuning": None if tuning is None else FineTuningResource.of(tuning),
         "links": {
             "self": f"/models/{model.id}",
             "weights": f"/models/{model.id}/weights",
             "config": f"/models/{model.id}/config.json",
             "hub": f"tleg/{model.id}",
+            **made_from,
         },
+    }
+
+
+def _origin(tuning: FineTuning) -> dict[str, str]:
+    """Return the paths of what a fine-tuned model was made from."""
+    return {
+        "parent": f"/models/{tuning.parent}",
+        "job": f"/fine-tunes/{tuning.job}",
+        "dataset": f"/datasets/{tuning.dataset}",
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tleg_core.atomic_file import atomic_file
 from tleg_core.errors import ImageFileError
@@ -35,6 +35,17 @@ _FIELDS = (
     ("split", pa.int8()),
 )
 _SCALE_16_BITS = 1 / 257  # 65535 / 255
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS: Final = {  # Exif 2.32, section 4.6.4, tag Orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageFileWriter:
@@ -173,12 +184,22 @@ def decode_image(content: bytes | memoryview) -> Image.Image:
         OSError, ValueError, SyntaxError: It cannot be decoded (those that are in a data set file can).
     """
     with Image.open(io.BytesIO(content)) as opened:
-        image = ImageOps.exif_transpose(opened)
+        image = _upright(opened)
         if image.mode.startswith("I"):  # a 16-bit PNG; Pillow's conversion would cut it off at 255
             image = Image.fromarray(np.rint(np.asarray(image) * _SCALE_16_BITS).clip(0, 255).astype(np.uint8))
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # straight to RGB it would warn of the transparency that is dropped
         return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as its EXIF orientation says; one whose EXIF cannot be read stays as it is."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _schema(class_names: Sequence[str]) -> Any:

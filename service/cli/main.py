@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import demo, local, models, serve, training
+from service.cli import demo, local, models, serve, training, worker
 from service.cli.console import err
 from tleg_core import __version__
 from tleg_core.errors import TlegError
@@ -39,6 +39,7 @@ def _main(
 
 
 app.command(rich_help_panel=_SERVER)(serve.serve)
+app.command(rich_help_panel=_SERVER)(worker.worker)
 app.command(rich_help_panel=_SERVER)(demo.demo)
 app.command("learngenes", rich_help_panel=_SERVER)(models.list_learngenes)
 app.add_typer(models.app, name="models", rich_help_panel=_SERVER)

@@ -50,6 +50,26 @@ def find_server() -> Path:
     raise StoreUnavailableError("no redis-server found: install Redis or Valkey, or set TLEG_REDIS_URL")
 
 
+def running_url(data_dir: Path) -> str:
+    """Return the URL of the embedded Redis that another process runs in a data folder.
+
+    Raises:
+        StoreUnavailableError: None does; one left behind by a killed owner is not joined, the next owner will stop it.
+    """
+    folder = data_dir.absolute() / "redis"
+    path = folder / "redis.sock"
+    if path.is_symlink():
+        path = path.readlink()
+    try:
+        with (folder / "owner.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"unix://{path}"
+    except FileNotFoundError:
+        pass
+    raise StoreUnavailableError(f"no Redis: set TLEG_REDIS_URL, or start `tleg serve` on the data folder {data_dir} first")
+
+
 class EmbeddedRedis:
     """A Redis that lives as long as this process; use it as a context manager.
 

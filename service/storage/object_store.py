@@ -7,11 +7,10 @@ the disk before its writing returns, so what Redis says of it is true after a cr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -147,7 +146,7 @@ class ObjectStore:
         """Delete every object whose key begins with `prefix`, which ends in a slash."""
         with _failures():
             if self._folder is not None:
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     shutil.rmtree(self._folder / prefix)
                 return
             for found in obstore.list(self._store, prefix):

@@ -46,7 +46,7 @@ class ServerProcess:
         named = [text for path in learngenes for text in ("--learngene", str(path))]
         self._command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--no-shipped", *named, *options]
         self._command += ["--data-dir", str(data_dir)]
-        self._environment = environment(**env)
+        self._environment = environment(**{"TLEG_WORKERS": "0"} | env)  # a worker takes seconds and a core to start
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
 

@@ -1,0 +1,268 @@
+"""What an attempt has to say to the store, handed over in order, and kept while the store does not answer.
+
+Everything is written under the attempt's fence. Of steps and states only the latest is kept, so an hour without Redis costs no
+memory. When the last word has been said, the objects that the job no longer needs are deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from service.domain.dataset import Dataset
+from service.domain.errors import ObjectStoreError, StoreUnavailableError
+from service.domain.job import Job, JobCheckpoint, JobError, JobStatus, Progress
+from service.domain.model import FineTuning, Model, Usage
+from service.storage.job_store import Claim, JobStore
+from service.storage.model_store import ModelStore
+from service.storage.object_store import ObjectStore, state_folder
+from service.worker.pace import Pace
+from service.worker.protocol import EpochDone, Failed, Finished, Note, Saved, Started, Stepped, Weights
+
+logger = logging.getLogger(__name__)
+
+_STATE_PAUSE_S = 0.5  # between two writes of the progress
+_EVENT_PAUSE_S = 1.0  # between two events of it,
+_MAX_EVENTS = 500  # and about so many in a job
+_RETRY_PAUSE_S = 0.2  # between two tries while Redis is away
+_MEASURED: Final = ("loss", "top1", "top5")  # on the held-out part
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The attempt ended without a result, as it was asked to."""
+
+    to: JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The engine ended under the attempt; `reason` is for people."""
+
+    reason: str
+
+
+Item: TypeAlias = Started | Stepped | EpochDone | Saved | Note | Finished | Failed | Release | Died
+LAST: Final = (Finished, Failed, Release, Died)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What an attempt trains, as the results are described by it."""
+
+    model: Model
+    usage: Usage
+    dataset: Dataset
+
+
+class Delivery:
+    """The way of one attempt's reports into the store.
+
+    Args:
+        claim: The attempt.
+        jobs: Where jobs are recorded.
+        models: Where results are recorded.
+        objects: Where states of training lie.
+    """
+
+    def __init__(self, claim: Claim, jobs: JobStore, models: ModelStore, objects: ObjectStore) -> None:
+        self._claim = claim
+        self._jobs = jobs
+        self._models = models
+        self._objects = objects
+        self.subject: Subject | None = None
+        self._items: deque[Item] = deque()
+        self._more = asyncio.Event()
+        self._pace = Pace()
+        self._progress = replace(claim.job.progress, images_per_s=None, estimated_finish=None)
+        self._settings: Mapping[str, Any] = claim.job.settings_used or claim.job.spec.settings
+        self._stepped = False
+        self._state_at_s = 0.0
+        self._event_at_s = 0.0
+        self._event_step = 0
+        self._cleaning: list[asyncio.Task[None]] = []
+        self.closing = False  # the last word is being said: the fence may fall at any moment, and that is no harm
+
+    def put(self, item: Item) -> None:
+        """Add what is to be said."""
+        match item:
+            case Stepped():
+                self._pace.note(time.monotonic(), item.step)
+                if self._items and isinstance(self._items[-1], Stepped):
+                    self._items.pop()
+            case Saved():
+                for older in [kept for kept in self._items if isinstance(kept, Saved)]:
+                    self._items.remove(older)
+                    self._delete(older.key)
+        self._items.append(item)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Hand everything over until the last word was; raises `FencedError` where another attempt has the job."""
+        away = False
+        while True:
+            while not self._items:
+                self._more.clear()
+                await self._more.wait()
+            item = self._items.popleft()
+            while True:
+                try:
+                    await self._hand_over(item)
+                except StoreUnavailableError as error:
+                    if not away:
+                        logger.warning("%s; reports are kept", error, extra={"action": "reports_kept"} | self._context)
+                    away = True
+                    await asyncio.sleep(_RETRY_PAUSE_S)
+                    if isinstance(item, Stepped | Saved) and (newer := self._newer(item)):
+                        item = newer
+                else:
+                    away = False
+                    break
+            if isinstance(item, LAST):
+                await asyncio.gather(*self._cleaning)
+                return
+
+    @property
+    def _context(self) -> dict[str, Any]:
+        return {"job": self._claim.job.id, "attempt": self._claim.attempt}
+
+    def _newer(self, item: Stepped | Saved) -> Stepped | Saved | None:
+        """Take the item that stands for this one too out of the line, if there is one."""
+        if isinstance(item, Stepped):
+            if self._items and isinstance(self._items[0], Stepped):
+                return self._items.popleft()  # type: ignore[return-value]
+            return None
+        for later in self._items:
+            if isinstance(later, Saved):
+                self._items.remove(later)
+                self._delete(item.key)
+                return later
+        return None
+
+    async def _hand_over(self, item: Item) -> None:
+        claim, jobs = self._claim, self._jobs
+        match item:
+            case Started():
+                self._settings = item.settings
+                self._progress = replace(self._progress, steps=item.steps)
+                await jobs.started(claim, item.settings, self._progress)
+            case Stepped():
+                await self._hand_over_step(item)
+            case EpochDone():
+                if item.weights is not None:
+                    await self._add_checkpoint(item, item.weights)
+                progress = self._advanced(item.epoch, item.step, item.metrics)
+                facts = {"epoch": item.epoch, "step": item.step, "metrics": _finite(item.metrics)}
+                await jobs.report(claim, progress, event=("epoch", facts))
+            case Saved():
+                replaced = await jobs.save_state(claim, item.key, item.step)
+                if replaced:
+                    self._delete(replaced)
+            case Note():
+                await jobs.report(claim, self._progress, event=("log", {"message": item.message}))
+            case Finished():
+                model = self._describe(item.epoch, item.step, item.metrics, item.weights)
+                await self._models.add(model)
+                progress = replace(self._advanced(item.epoch, item.step, item.metrics), estimated_finish=None)
+                self.closing = True
+                self._clean(await jobs.succeed(claim, model.id, progress))
+            case Failed():
+                self.closing = True
+                self._clean(await jobs.fail(claim, JobError(code=item.code, message=item.message)))
+            case Release():
+                self.closing = True
+                self._clean(await jobs.release(claim, item.to))
+            case Died():
+                self.closing = True
+                self._clean(await jobs.died(claim, item.reason))
+
+    async def _hand_over_step(self, item: Stepped) -> None:
+        now = time.monotonic()
+        is_edge = not self._stepped or item.step >= item.steps
+        self._progress = replace(
+            self._advanced(item.epoch, item.step, item.metrics), steps=item.steps, images_per_s=item.images_per_s
+        )
+        if not is_edge and now - self._state_at_s < _STATE_PAUSE_S:
+            return
+        event = None
+        due = now - self._event_at_s >= _EVENT_PAUSE_S and abs(item.step - self._event_step) * _MAX_EVENTS >= item.steps
+        if is_edge or due:
+            facts = {
+                "epoch": item.epoch,
+                "step": item.step,
+                "steps": item.steps,
+                "images_per_s": item.images_per_s,
+                "metrics": _finite(item.metrics),
+            }
+            event = ("progress", facts)
+        await self._jobs.report(self._claim, self._progress, event=event)
+        self._stepped, self._state_at_s = True, now
+        if event is not None:
+            self._event_at_s, self._event_step = now, item.step
+
+    def _advanced(self, epoch: int, step: int, metrics: Mapping[str, float]) -> Progress:
+        self._progress = replace(
+            self._progress,
+            epoch=epoch,
+            step=step,
+            metrics={**self._progress.metrics, **_finite(metrics)},
+            estimated_finish=self._pace.finish(step, self._progress.steps),
+        )
+        return self._progress
+
+    async def _add_checkpoint(self, report: EpochDone, weights: Weights) -> None:
+        model = self._describe(report.epoch, report.step, report.metrics, weights)
+        await self._models.add(model)
+        checkpoint = JobCheckpoint(
+            model=model.id,
+            epoch=report.epoch,
+            step=report.step,
+            metrics=_finite(report.metrics),
+            created_at=datetime.now(UTC),
+        )
+        await self._jobs.add_checkpoint(self._claim, checkpoint)
+
+    def _describe(self, epoch: int, step: int, metrics: Mapping[str, float], weights: Weights) -> Model:
+        if self.subject is None:
+            raise RuntimeError("weights of an attempt that was never begun")
+        fine_tuning = FineTuning.of(
+            self.subject.dataset,
+            parent=self.subject.model.id,
+            usage=self.subject.usage,
+            job=self._claim.job.id,
+            settings=self._settings,
+            epoch=epoch,
+            step=step,
+            metrics={name: value for name, value in _finite(metrics).items() if name in _MEASURED},
+            images=weights.images,
+            weights_sha256=weights.sha256,
+            weights_key=weights.key,
+            size_bytes=weights.size_bytes,
+        )
+        return Model.fine_tuned(self.subject.model, fine_tuning)
+
+    def _clean(self, job: Job) -> None:
+        """Delete every state of a job that has ended, those that no report came of included."""
+        if job.status.is_terminal:
+            self._cleaning.append(asyncio.create_task(self._quietly(self._objects.delete_folder, state_folder(job.id))))
+
+    def _delete(self, key: str) -> None:
+        self._cleaning.append(asyncio.create_task(self._quietly(self._objects.delete, key)))
+
+    async def _quietly(self, delete: Any, key: str) -> None:
+        try:
+            await asyncio.to_thread(delete, key)
+        except ObjectStoreError as error:
+            logger.warning("%s", error, extra={"action": "object_left_behind", "key": key} | self._context)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that are numbers: of a training that diverges, a loss that is none is left out, for JSON has none."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,134 @@
+"""The queue as a worker reads it: dramatiq on Redis, one message at a time, each with a job's id and nothing else.
+
+A message is a hint (decision 0011): what it says is checked by the claim, so one that comes twice does nothing, and one that is
+lost is sent again by the sweep. Messages are written by the job store's scripts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import dramatiq
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from service.storage import keys
+
+logger = logging.getLogger(__name__)
+
+_POLL_MS = 100  # longest pause between two looks at an empty queue: a part of a job's start
+_AWAY_PAUSE_S = 0.5  # between two looks while Redis is away
+_SOCKET_TIMEOUT_S = 5.0
+
+
+class Queue:
+    """The queue of one worker.
+
+    Args:
+        redis_url: Where it lies.
+        heartbeat_s: After how long another worker's messages count as abandoned.
+        is_open: Whether a message may be fetched now.
+        handle: What is done with a job's id; it blocks as long as the job has this worker.
+    """
+
+    def __init__(
+        self, redis_url: str, *, heartbeat_s: float, is_open: Callable[[], bool], handle: Callable[[str], None]
+    ) -> None:
+        self._client = Redis.from_url(
+            redis_url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+        broker = _Broker(is_open, client=self._client, heartbeat_ms=int(heartbeat_s * 1000))
+        self._actor = dramatiq.actor(broker=broker, actor_name=keys.QUEUE_ACTOR, queue_name=keys.QUEUE)(handle)
+        self._worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=_POLL_MS)
+        self._worker.queue_prefetch = 1  # the message in work counts, so no job waits behind another
+
+    def start(self) -> None:
+        """Begin to fetch, in threads."""
+        self._worker.start()
+
+    def give_back(self, job_id: str) -> None:
+        """Send a job's message again, for another worker; raises RedisError."""
+        self._actor.send(job_id)
+
+    def stop(self, *, timeout_s: float) -> None:
+        """End the threads; what was fetched and not begun goes back to the queue."""
+        self._worker.stop(timeout=int(timeout_s * 1000))
+        self._client.close()
+
+
+class _Broker(RedisBroker):
+    """dramatiq's broker, with consumers that stand an absent Redis and fetch only when they may."""
+
+    def __init__(self, is_open: Callable[[], bool], *, client: Redis, heartbeat_ms: int) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]  # dramatiq's
+            client=client,
+            middleware=[],  # none of dramatiq's limits and retries: the job store decides what is tried again
+            namespace=keys.QUEUE_NAMESPACE,
+            maintenance_chance=1_000_000,  # of a million: a dead worker's messages move on at once, not by lot
+            heartbeat_timeout=heartbeat_ms,
+        )
+        self._is_open = is_open
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        consumer = super().consume(queue_name, prefetch, timeout)
+        if queue_name != keys.QUEUE:
+            return _PatientConsumer(consumer, lambda: True, timeout / 1000, lambda: None)
+        return _PatientConsumer(consumer, self._is_open, timeout / 1000, lambda: self._requeue_held(queue_name))
+
+    def _requeue_held(self, queue_name: str) -> None:
+        """Put back what Redis takes us to hold: when nothing is in work, its fetching or acknowledging was cut off."""
+        held = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}")
+        if held:
+            self.do_requeue(queue_name, *held)
+
+
+class _PatientConsumer(Consumer):
+    """A consumer that waits for Redis instead of failing."""
+
+    def __init__(self, inner: Consumer, is_open: Callable[[], bool], pause_s: float, recover: Callable[[], None]) -> None:
+        self._inner = inner
+        self._is_open = is_open
+        self._pause_s = pause_s
+        self._recover = recover
+        self._away = False
+
+    def __next__(self) -> MessageProxy | None:
+        if not self._is_open():
+            time.sleep(self._pause_s)
+            return None
+        try:
+            if self._away:
+                self._recover()
+                self._away = False
+            return next(self._inner)
+        except (ConnectionClosed, RedisError) as error:
+            if not self._away:
+                logger.warning("the queue does not answer: %s", error, extra={"action": "queue_away"})
+            self._away = True
+            time.sleep(_AWAY_PAUSE_S)
+            return None
+
+    def ack(self, message: MessageProxy) -> None:
+        try:
+            self._inner.ack(message)
+        except (ConnectionClosed, RedisError):
+            self._away = True  # it will be put back, and refused by the claim
+
+    def nack(self, message: MessageProxy) -> None:
+        self.ack(message)  # nothing is kept aside: the job's record says what became of it
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        try:
+            self._inner.requeue(messages)
+        except (ConnectionClosed, RedisError) as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]  # dramatiq's
+
+    def close(self) -> None:
+        self._inner.close()

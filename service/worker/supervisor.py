@@ -24,6 +24,7 @@ from service.storage.job_store import Claim, JobStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
 from service.worker.attempt import Attempt, Stores
+from service.worker.pulse import keep_pulse
 from service.worker.queue import Queue
 from service.worker.warm_engine import WarmEngine
 
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 _REDIS_TIMEOUT_S = 5.0
 _RETRY_PAUSE_S = 0.2  # between two tries while Redis is away
-_PULSE_S = 5.0  # between two signs of being well
 _LAST_PAUSE_S = 2.0  # for what is said to Redis after the engine has stopped
 
 
@@ -77,7 +77,9 @@ class Supervisor:
         """Work until `drain`, then hand the job over and end in order."""
         self._engine.start()
         self._queue.start()
-        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self._pulse())]
+        beside = [asyncio.create_task(self._sweep())]
+        if self._settings.pulse_file is not None:
+            beside.append(asyncio.create_task(keep_pulse(self._settings.pulse_file, lambda: not self._engine.failure)))
         try:
             await self._draining.wait()
             await self._hand_over()
@@ -167,17 +169,6 @@ class Supervisor:
             await asyncio.wait_for(self._idle.wait(), limit_s)
         except TimeoutError:
             logger.error("the job could not be handed over in %g s", limit_s, extra={"action": "hand_over_failed"})
-
-    async def _pulse(self) -> None:
-        """Touch the file that says that we are well. An absent Redis is no reason not to: nothing here would mend it."""
-        file = self._settings.pulse_file
-        while file is not None:
-            if not self._engine.failure:
-                try:
-                    file.touch()
-                except OSError as error:
-                    logger.warning("the pulse cannot be shown: %s", error, extra={"action": "pulse_failed"})
-            await asyncio.sleep(_PULSE_S)
 
     async def _sweep(self) -> None:
         """Look for jobs that were left behind, unless we cannot know: after an outage the living renew their leases first."""

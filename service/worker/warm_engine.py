@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ class WarmEngine:
         pause_s = _FIRST_PAUSE_S
         while True:
             nproc = self._nproc
+            _clear(Path(self._setup.work_dir))
             engine = EngineProcess(lambda path, nproc=nproc: self._command(path, nproc), self._setup)  # type: ignore[misc]
             try:
                 await engine.start()
@@ -130,3 +132,12 @@ class WarmEngine:
             self._starts += 1
             self._failure = failure
             self._changed.notify_all()
+
+
+def _clear(folder: Path) -> None:
+    """Delete what an engine left: one that was killed did not, and the next does not know of it."""
+    for left in folder.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

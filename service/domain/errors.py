@@ -13,7 +13,9 @@ TlegError
     ├── DatasetRefusedError         an upload that is no data set; names the limit or the entry
     ├── UploadTooLargeError
     ├── UploadTypeError             the content is of no type that is read here
-    ├── UploadStalledError          the client sent nothing for too long
+    ├── UploadStalledError          the client sent nothing, or hardly anything, for too long
+    ├── UploadsBusyError            too many uploads at once
+    ├── StorageFullError            there is no room for an upload
     ├── JobNotFoundError
     ├── JobStateError               the job's status does not allow that
     ├── IdempotencyKeyReusedError   the key came with another request before
@@ -113,7 +115,15 @@ class UploadTypeError(ServiceError):
 
 
 class UploadStalledError(ServiceError):
-    """The client sent nothing for too long."""
+    """The client sent nothing, or hardly anything, for too long."""
+
+
+class UploadsBusyError(ServiceError):
+    """Too many uploads are under way; try again later."""
+
+
+class StorageFullError(ServiceError):
+    """There is no room for the upload."""
 
 
 class JobNotFoundError(ServiceError):

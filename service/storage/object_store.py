@@ -7,6 +7,7 @@ the disk before its writing returns, so what Redis says of it is true after a cr
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator
@@ -25,9 +26,9 @@ CHUNK_BYTES = 1024 * 1024
 _ANSWER_TIMEOUT_S = 10  # for a chunk, when a client of the API waits; obstore's own retries go on for minutes
 
 
-def dataset_key(digest: str) -> str:
-    """Return the key of a data set's Arrow file; `digest` is its content's sha256."""
-    return f"datasets/{digest}.arrow"
+def dataset_key(digest: str, upload: str) -> str:
+    """Return the key of a data set's Arrow file: its content's sha256 and the id of the upload, so that no two share one."""
+    return f"datasets/{digest}-{upload}.arrow"
 
 
 def weights_key(sha256: str) -> str:
@@ -70,6 +71,29 @@ class ObjectStore:
             with atomic_file(path) as target, source.open("rb") as content:
                 while chunk := content.read(CHUNK_BYTES):
                     target.write(chunk)
+
+    def move_file(self, key: str, source: Path) -> None:
+        """Store a file's content under `key`, whole or not at all; the file may be gone afterwards."""
+        if self._folder is None:
+            self.put_file(key, source)
+            return
+        path = self._folder / key
+        with _failures():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as content:
+                os.fsync(content.fileno())
+            try:
+                source.rename(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.put_file(key, source)
+                return
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name, too, survives a crash
+            finally:
+                os.close(folder)
 
     def fetch_file(self, key: str, target: Path) -> None:
         """Write an object's content to `target`, whole or not at all; raises FileNotFoundError where there is none."""

@@ -45,7 +45,7 @@ class DatasetSummary(BaseModel):
     formats: dict[str, int] = Field(description="Images by format: `JPEG`, `PNG`, `WEBP`.")
     refused: dict[str, int] = Field(
         description="Images that were left out, by reason: `empty`; `format` (neither JPEG nor PNG nor WebP, by content); "
-        "`damaged` (cut short too); `animated`; `too_many_pixels`; `too_many_bytes`; `no_class` (outside of the class folders); "
+        "`damaged` (cut short too); `animated`; `too_many_pixels`; `too_many_bytes`; `no_class` (not in a class folder); "
         "`no_image` and `no_label` (rows without)."
     )
     created_at: datetime = Field(description="When it was first uploaded.")

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import demo, local, models, serve, training, worker
+from service.cli import datasets, demo, fine_tunes, local, models, serve, training, worker
 from service.cli.console import err
 from tleg_core import __version__
 from tleg_core.errors import TlegError
@@ -43,6 +43,8 @@ app.command(rich_help_panel=_SERVER)(worker.worker)
 app.command(rich_help_panel=_SERVER)(demo.demo)
 app.command("learngenes", rich_help_panel=_SERVER)(models.list_learngenes)
 app.add_typer(models.app, name="models", rich_help_panel=_SERVER)
+app.add_typer(datasets.app, name="datasets", rich_help_panel=_SERVER)
+app.add_typer(fine_tunes.app, name="fine-tunes", rich_help_panel=_SERVER)
 app.command(rich_help_panel=_FILES)(local.budget)
 app.command(rich_help_panel=_FILES)(local.expand)
 app.command(rich_help_panel=_FILES)(local.inspect)

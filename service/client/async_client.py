@@ -12,9 +12,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
+from service.client import datasets, fine_tunes, models
 from service.client import download as downloads
 from service.client import events as event_streams
-from service.client import fine_tunes, models
 from service.client.connection import DOWNLOAD_CHUNK_BYTES, base_url, options
 from service.client.effect import (
     Course,
@@ -79,7 +79,10 @@ class AsyncClient:
     list_learngenes = _verb(models.list_learngenes)
     download = _verb(downloads.download)
 
-    # datasets
+    upload_dataset = _verb(datasets.upload_dataset)
+    get_dataset = _verb(datasets.get_dataset)
+    list_datasets = _verb(datasets.list_datasets)
+    delete_dataset = _verb(datasets.delete_dataset)
 
     create_fine_tune = _verb(fine_tunes.create_fine_tune)
     get_fine_tune = _verb(fine_tunes.get_fine_tune)

@@ -6,6 +6,8 @@ Read as Server-Sent Events. A stream that ends or breaks is opened again after t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx
 from httpx_sse import ServerSentEvent
 from pydantic import ValidationError
@@ -23,13 +25,20 @@ _GATEWAY_STATUS = frozenset({502, 504})  # what a proxy says while the server be
 _EVENT_STREAM = "text/event-stream"
 
 
-def events(job_id: str, *, after: int = 0, patience_s: float = 300.0) -> EmittingFlow[EventResource]:
+def events(
+    job_id: str,
+    *,
+    after: int = 0,
+    patience_s: float = 300.0,
+    on_loss: Callable[[ClientError], None] | None = None,
+) -> EmittingFlow[EventResource]:
     """Iterate over a job's events until it has ended.
 
     Args:
         job_id: The job's id.
         after: Begin after the event of this number.
         patience_s: How long to go on without an answer, once the server has given one.
+        on_loss: Called each time that the server cannot be had, with the reason.
 
     Raises:
         ClientError: There is no such job, the server cannot be reached or stays away, or sends something else than events.
@@ -38,6 +47,7 @@ def events(job_id: str, *, after: int = 0, patience_s: float = 300.0) -> Emittin
     patience = Patience(patience_s)
     while True:
         before, delay = last, 0.0
+        loss: ClientError | None = None
         try:
             response = yield from open_stream(_request(job_id, last))
             if response.status_code == httpx.codes.NO_CONTENT:
@@ -62,12 +72,15 @@ def events(job_id: str, *, after: int = 0, patience_s: float = 300.0) -> Emittin
                 error = refusal((yield from read_all()))
                 if not (is_passing(response, error) or response.status_code in _GATEWAY_STATUS):
                     raise error
-                patience.lose(error)
-                delay = retry_after_s(response)
+                loss, delay = error, retry_after_s(response)
         except httpx.TransportError as error:
             if not reached and isinstance(error, httpx.ConnectError):
                 raise unreachable(error) from None
-            patience.lose(unreachable(error))
+            loss = unreachable(error)
+        if loss is not None:
+            patience.lose(loss)
+            if on_loss is not None:
+                on_loss(loss)
         if gaps >= _GAPS:
             raise ClientError(f"{job_id}: the server leaves out the events after {last}")
         fruitless = 0 if last > before else fruitless + 1

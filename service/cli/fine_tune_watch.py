@@ -1,0 +1,122 @@
+"""A fine-tune watched live: a bar at a terminal, a line for each epoch elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from service.api.schemas.fine_tunes import EventResource, FineTuneResource
+from service.cli.console import out, percent, printable
+from service.client import Client, ClientError
+from service.domain.job import JobStatus
+
+
+def watch_job(client: Client, job: FineTuneResource, *, as_json: bool = False) -> FineTuneResource:
+    """Show a job's events until it has ended; return it.
+
+    Raises:
+        FineTuneError: It failed, or was cancelled.
+        ClientError: The server stays away.
+    """
+    with _Display(job, quiet=as_json) as display:
+        for event in client.events(job.id, on_loss=display.lose):
+            if as_json:
+                out.print(event.model_dump_json(), soft_wrap=True)
+            display.show(event)
+    return client.wait_for_fine_tune(job.id)
+
+
+class _Display:
+    """What is on the screen of a job: fed by its events."""
+
+    def __init__(self, job: FineTuneResource, *, quiet: bool) -> None:
+        self._job = job
+        self._lines = not quiet and not out.is_terminal
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), _facts_column())
+        self._bar = Progress(*columns, console=out, expand=True, transient=True, disable=quiet or not out.is_terminal)
+        self._task = self._bar.add_task(job.status, total=None, facts="")
+        self._status = str(job.status)
+        self._attempt = 0
+        self._batch_size = int(job.settings["batch_size"])
+        self._epochs = job.progress.epochs
+        self._latest: dict[str, Any] = {"epoch": 0, "step": 0, "steps": None, "images_per_s": None}
+        self._metrics: dict[str, float] = {}
+
+    def show(self, event: EventResource) -> None:
+        """Show what an event says."""
+        facts = event.facts
+        self._latest.update({name: facts[name] for name in self._latest if name in facts})
+        self._metrics.update(facts.get("metrics") or {})
+        match event.kind:
+            case "status":
+                self._show_status(facts)
+            case "epoch":
+                self._latest["epoch"] = facts["epoch"]
+                self._say(f"epoch {facts['epoch']}/{self._epochs}  {_measured(self._metrics)}{self._rate()}")
+            case "log":
+                self._say(str(facts["message"]), always=True)
+        self._draw()
+
+    def lose(self, error: ClientError) -> None:
+        """Show that the server is away."""
+        self._bar.update(self._task, description="waiting", facts=printable(str(error))[:40])
+
+    def _show_status(self, facts: dict[str, Any]) -> None:
+        before, self._status = self._status, str(facts["status"])
+        self._attempt = int(facts.get("attempt") or 0)
+        if self._status != JobStatus.RUNNING:
+            self._latest["images_per_s"] = None
+        again = self._attempt > 1 and self._status == JobStatus.RUNNING
+        died = before == JobStatus.RUNNING and self._status == JobStatus.QUEUED
+        why = f" ({facts['reason']})" if facts.get("reason") else ""
+        if self._lines or again or died:
+            self._say(f"{self._status}{f', attempt {self._attempt}' if again else ''}{why}", always=True)
+
+    def _say(self, text: str, *, always: bool = False) -> None:
+        """Print a line, above the bar where there is one; there epochs need none."""
+        if self._lines:
+            out.print(printable(text), soft_wrap=True)
+        elif always and not self._bar.disable:
+            self._bar.console.print(printable(text))
+
+    def _draw(self) -> None:
+        steps, step = self._latest["steps"], self._latest["step"]
+        epoch = f"epoch {min(self._latest['epoch'] + (self._status == JobStatus.RUNNING), self._epochs)}/{self._epochs}"
+        facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
+        self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
+
+    def _rate(self) -> str:
+        rate = self._latest["images_per_s"]
+        return "" if rate is None else f"  {rate:,.0f} img/s"
+
+    def _left(self) -> str:
+        """Return the time that is left at the latest rate."""
+        rate, steps = self._latest["images_per_s"], self._latest["steps"]
+        if not rate or steps is None:
+            return ""
+        minutes, seconds = divmod(round((steps - self._latest["step"]) * self._batch_size / rate), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._bar.__enter__()
+        self._draw()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Take the bar away."""
+        self._bar.__exit__(kind, error, trace)
+
+
+def _measured(metrics: dict[str, float]) -> str:
+    """Return the training loss, and the accuracy on the held-out images."""
+    parts = [f"loss {metrics['train_loss']:.3f}"] if "train_loss" in metrics else []
+    parts += [f"top-1 {percent(metrics['top1'])}"] if "top1" in metrics else []
+    return "  ".join(parts)
+
+
+def _facts_column() -> TextColumn:
+    return TextColumn("{task.fields[facts]}", markup=False)

@@ -1,0 +1,103 @@
+"""The verbs of data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.api.schemas.datasets import DatasetList, DatasetResource
+from service.client.call import answer, call, given, segment
+from service.client.download import Progress
+from service.client.effect import Flow, Request, Upload, do
+from service.client.errors import ClientError
+from service.client.folder_archive import CHUNK_BYTES, FolderArchive
+
+_VALIDATION_TIMEOUT_S = 3600.0  # the answer comes when every image was looked at
+
+
+def upload_dataset(path: Path, *, name: str | None = None, progress: Progress | None = None) -> Flow[DatasetResource]:
+    """Upload a data set: a zip, tar or parquet file, or a folder with a folder of images for each class.
+
+    A folder is sent as a tar archive that is made on the way. The same images in the same classes are the same data set,
+    whatever they came in.
+
+    Args:
+        path: The file or folder.
+        name: What to call it; the path's name by default.
+        progress: Called with the bytes that were sent and the bytes in all.
+
+    Raises:
+        ClientError: There is nothing to read at `path`, it changes while it is sent, or the server refuses it.
+    """
+    upload, content_type = yield from do(lambda: _open(path))
+    if progress is not None:
+        upload = _reporting(upload, progress)
+    request = Request(
+        method="POST",
+        path="/datasets",
+        params=given(name=name or path.resolve().name),
+        headers={"Content-Type": content_type},
+        upload=upload,
+        read_timeout_s=_VALIDATION_TIMEOUT_S,
+    )
+    return (yield from call(DatasetResource, request))
+
+
+def get_dataset(dataset_id: str) -> Flow[DatasetResource]:
+    """Return one data set."""
+    return call(DatasetResource, Request(method="GET", path=_path(dataset_id)))
+
+
+def list_datasets(*, limit: int = 20, after: str | None = None) -> Flow[DatasetList]:
+    """Return a page of data sets, newest first."""
+    return call(DatasetList, Request(method="GET", path="/datasets", params=given(limit=limit, after=after)))
+
+
+def delete_dataset(dataset_id: str) -> Flow[None]:
+    """Delete a data set; the server refuses while a job needs it."""
+    yield from answer(Request(method="DELETE", path=_path(dataset_id)))
+
+
+def _path(dataset_id: str) -> str:
+    return f"/datasets/{segment(dataset_id)}"
+
+
+def _open(path: Path) -> tuple[Upload, str]:
+    """Return what to send, and its media type; raises `ClientError`."""
+    if path.is_dir():
+        archive = FolderArchive(path)
+        return Upload(chunks=archive.chunks, size_bytes=archive.size_bytes), "application/x-tar"
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
+    return Upload(chunks=lambda: _file_chunks(path, size_bytes), size_bytes=size_bytes), "application/octet-stream"
+
+
+def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
+    """Yield a file's content, exactly so many bytes."""
+    left = size_bytes
+    try:
+        with path.open("rb") as file:
+            while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+                left -= len(chunk)
+                yield chunk
+    except OSError as error:
+        raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
+    if left:
+        raise ClientError(f"{path}: became shorter while it was sent")
+
+
+def _reporting(upload: Upload, progress: Progress) -> Upload:
+    """Return an upload that says how far it is."""
+
+    def chunks() -> Iterator[bytes]:
+        sent = 0
+        for chunk in upload.chunks():
+            yield chunk
+            sent += len(chunk)  # it was taken when the next one is asked for
+            progress(sent, upload.size_bytes)
+
+    return Upload(chunks=chunks, size_bytes=upload.size_bytes)

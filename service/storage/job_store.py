@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -437,7 +438,14 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """Return the value as JSON, without the numbers that JSON has not: a loss that is not finite is left out."""
+    return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items() if not isinstance(item, float) or math.isfinite(item)}
+    return value
 
 
 def _time(microseconds: str) -> datetime:

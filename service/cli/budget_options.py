@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from service.api.schemas.models import BudgetBody, ModelRequestBody
+from service.api.schemas.budget import BudgetBody
+from service.api.schemas.models import ModelRequestBody
 from tleg_core.budget import Objective
 from tleg_core.description import Method
 from tleg_core.dtype import DType

@@ -22,7 +22,8 @@ import httpx
 import typer
 
 import tleg_core
-from service.api.schemas.models import BudgetBody, CreatedModel, ModelRequestBody
+from service.api.schemas.budget import BudgetBody
+from service.api.schemas.models import CreatedModel, ModelRequestBody
 from service.cli.console import compact, err, out, percent, print_table
 from service.client import Client, ClientError
 from service.settings import ClientSettings

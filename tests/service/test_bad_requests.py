@@ -8,7 +8,8 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from service.api.schemas.models import BudgetBody, ModelRequestBody
+from service.api.schemas.budget import BudgetBody
+from service.api.schemas.models import ModelRequestBody
 from tests.service.server import ServerProcess
 
 JSON = {"Content-Type": "application/json"}
@@ -38,6 +39,7 @@ HOSTILE: dict[str, list[str]] = {
     "head": NOT_A_CHOICE,
     "seed": [*NOT_WHOLE, "null"],
     "dtype": [*NOT_A_CHOICE, "null", '"int8"'],
+    "fine_tune": [value for value in NOT_AN_OBJECT if value != "null"],
 }
 
 

@@ -76,7 +76,7 @@ def test_the_resource_says_how_it_came_about(api: TestClient, base: dict[str, An
     assert tuning["metrics"] == {"loss": 0.25, "top1": 0.875, "top5": 1.0}
     assert resource["accuracy"] == {"petals": {"top1": 0.875, "images": 60}}
     assert (resource["learngene"], resource["member"], resource["recipe"]["num_classes"]) == ("tiny-tleg", {"depth": 3}, 3)
-    assert api.get(resource["links"]["parent"]).json() == {key: base[key] for key in base if key != "selected_by"}
+    assert api.get(resource["links"]["parent"]).json() == {key: base[key] for key in resource}
     assert resource["links"]["job"] == f"/fine-tunes/{tuning['job']}"
     assert resource["links"]["dataset"] == f"/datasets/{tuning['dataset']}"
 

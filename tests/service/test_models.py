@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load as load_safetensors
 from starlette.testclient import TestClient
 
-from service.api.routes.models import HASHED_AT_CREATION_BYTES
+from service.api.model_intake import HASHED_AT_CREATION_BYTES
 
 
 def create(api: httpx.Client, budget: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_a_model_is_created_once(empty_api: TestClient) -> None:
     assert first.json() == second.json()
     assert first.headers["Location"] == second.headers["Location"] == f"/models/{first.json()['id']}"
     got = empty_api.get(first.headers["Location"])
-    assert got.json() == {name: value for name, value in first.json().items() if name != "selected_by"}
+    assert got.json() == {name: value for name, value in first.json().items() if name not in ("selected_by", "fine_tune")}
     assert len(empty_api.get("/models").json()["data"]) == 1
 
 

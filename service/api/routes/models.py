@@ -1,4 +1,4 @@
-"""Models: a budget in, initialised weights out."""
+"""Models: a budget in, initialised weights out; or fine-tuned ones, a job later."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.api.dependencies import AfterQuery, LimitQuery, Resources, ResourcesDep
+from service.api.dependencies import AfterQuery, LimitQuery, ResourcesDep
+from service.api.idempotency import IdempotencyHeader, idempotency_key
 from service.api.model_file import model_file
+from service.api.model_intake import take_model_request
 from service.api.problems import problem_of
+from service.api.routes.fine_tunes import ACCEPTED_HEADERS, accepted_headers
 from service.api.schemas.files import file_responses
 from service.api.schemas.models import (
     BatchBody,
@@ -23,26 +26,14 @@ from service.api.schemas.models import (
 )
 from service.api.schemas.problems import problem_responses
 from service.api.timm_config import timm_config
-from service.domain.model import ModelKind, Selection
+from service.domain.model import ModelKind
 from tleg_core.errors import TlegError
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-HASHED_AT_CREATION_BYTES = 32 * 1024 * 1024
-"""Up to this size the sha256 is in the answer that creates a model: some 20 ms of work; above it is computed when asked for."""
-
 ModelId = Annotated[str, Path(description="The model's id, `m-` and 32 hex digits.")]
 KindQuery = Annotated[ModelKind | None, Query(description="Only models of this kind.")]
 DryRun = Annotated[bool, Query(description="Only say what one would get; nothing is recorded.")]
-
-
-async def _create(resources: Resources, selection: Selection) -> tuple[CreatedModel, bool]:
-    """Record the model; return it, and whether it was new."""
-    stored, added = await resources.store.add(selection.model)
-    sha256 = stored.sha256
-    if sha256 is None and selection.model.size_bytes <= HASHED_AT_CREATION_BYTES:
-        sha256 = await resources.weights.sha256(selection.model)
-    return CreatedModel.created(selection, created_at=stored.created_at, sha256=sha256), added
 
 
 @router.post(
@@ -53,35 +44,44 @@ async def _create(resources: Resources, selection: Selection) -> tuple[CreatedMo
     responses={
         200: {"model": CreatedModel, "description": "The model was there already, or this is a dry run."},
         201: {"headers": {"Location": {"description": "The model's path.", "schema": {"type": "string"}}}},
+        202: {
+            "model": CreatedModel,
+            "description": "The model is recorded, and `fine_tune` is the job that fine-tunes it.",
+            "headers": ACCEPTED_HEADERS,
+        },
         **problem_responses(400, 413, 422, 503),
     },
 )
-async def create_model(resources: ResourcesDep, body: ModelRequestBody, dry_run: DryRun = False) -> Response:
+async def create_model(
+    resources: ResourcesDep, body: ModelRequestBody, dry_run: DryRun = False, idempotency: IdempotencyHeader = None
+) -> Response:
     """Choose the best member within the budget and return it, initialised and ready to download.
 
     The same request gives the same model, here and on any other server with the same learngene: creating is idempotent.
+    With `fine_tune` it also queues a job, each time, unless it comes with the same `Idempotency-Key` again.
     """
-    selection = resources.catalogue.resolve(body.to_domain())
+    key = idempotency_key(idempotency, "POST /models", body)
+    created, status = await take_model_request(resources, body, key=key, dry_run=dry_run)
     if dry_run:
-        return _json(CreatedModel.created(selection, created_at=None, sha256=None), 200)
-    created, added = await _create(resources, selection)
-    return _json(created, 201 if added else 200, {"Location": created.links["self"]})
+        return _json(created, status)
+    if created.fine_tune is not None:
+        return _json(created, status, accepted_headers(created.fine_tune))
+    return _json(created, status, {"Location": created.links["self"]})
 
 
 @router.post("/batch", summary="Create several models", responses=problem_responses(400, 413, 422, 503))
-async def create_models(resources: ResourcesDep, body: BatchBody, dry_run: DryRun = False) -> BatchList:
+async def create_models(
+    resources: ResourcesDep, body: BatchBody, dry_run: DryRun = False, idempotency: IdempotencyHeader = None
+) -> BatchList:
     """Answer several requests in one call; one that cannot be met has its own error and does not disturb the others."""
     results = []
-    for request in body.requests:
+    for index, request in enumerate(body.requests):
         await asyncio.sleep(0)  # other requests get their turn
         try:
-            selection = resources.catalogue.resolve(request.to_domain())
-            if dry_run:
-                model = CreatedModel.created(selection, created_at=None, sha256=None)
-                results.append(BatchResult(status=200, model=model))
-            else:
-                model, added = await _create(resources, selection)
-                results.append(BatchResult(status=201 if added else 200, model=model))
+            own_key = None if idempotency is None else f"{idempotency}\n{index}"  # a line break is in no client's key
+            key = idempotency_key(own_key, "POST /models/batch", request)
+            model, status = await take_model_request(resources, request, key=key, dry_run=dry_run)
+            results.append(BatchResult(status=status, model=model))
         except TlegError as error:
             problem = problem_of(error)
             results.append(BatchResult(status=problem.status, error=problem))

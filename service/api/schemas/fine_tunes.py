@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from service.api.schemas.models import BudgetBody
+from service.api.schemas.budget import BudgetBody
 from service.domain.job import Job, JobCheckpoint, JobEvent, JobStatus
 from tleg_core.budget import Objective
 from tleg_core.description import Method

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.schemas.budget import BudgetBody
+from service.api.schemas.fine_tunes import FineTuneResource, FineTuneSettingsBody, model_links
 from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
 from service.api.schemas.problems import Problem
 from service.domain.catalogue import Catalogue, ModelRequest
 from service.domain.model import FineTuning, Model, ModelKind, Selection, StoredModel
-from tleg_core.budget import MAX_LIMIT, Budget, Objective
-from tleg_core.cost import MAX_BATCH_SIZE
+from tleg_core.budget import Objective
 from tleg_core.description import Method
 from tleg_core.dtype import DType
 from tleg_core.family import Variation
 from tleg_core.recipe import MAX_SEED, Head
-from tleg_core.vit import MAX_DEPTH
 
 MAX_BATCH_REQUESTS = 100
 
 
-Limit = Annotated[int | None, Field(default=None, strict=True, ge=1, le=MAX_LIMIT)]
+class FineTuneOnBody(BaseModel):
+    """What to fine-tune the model on, and how."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-class BudgetBody(BaseModel):
-    """The user's limits. All that are set must hold; none at all is allowed and gives the best member there is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"example": {"max_params": 3_000_000}})
-
-    depth: Annotated[int | None, Field(strict=True, ge=1, le=MAX_DEPTH)] = Field(None, description="Exactly so many blocks.")
-    max_params: Limit = Field(None, description="At most so many parameters.")
-    max_macs: Limit = Field(None, description="At most so many multiply-accumulates for one image.")
-    max_flops: Limit = Field(None, description="At most so many floating-point operations for one image, 2 x MACs.")
-    max_weights_bytes: Limit = Field(None, description="At most so many bytes of weights, in the chosen dtype.")
-    max_memory_bytes: Limit = Field(
-        None, description="At most so many bytes at the peak of a forward pass of batch_size images, weights included."
-    )
-    batch_size: int = Field(
-        1, strict=True, ge=1, le=MAX_BATCH_SIZE, description="Images in one forward pass, for max_memory_bytes."
-    )
-
-    def to_domain(self) -> Budget:
-        """Return the core's budget."""
-        return Budget(**self.model_dump(exclude={"batch_size"}))
+    dataset: str = Field(max_length=64, description="The id of the data set to train on.")
+    settings: FineTuneSettingsBody = Field(default_factory=FineTuneSettingsBody, description="How; all of it is optional.")
 
 
 class ModelRequestBody(BaseModel):
@@ -79,6 +63,11 @@ class ModelRequestBody(BaseModel):
     )
     seed: int = Field(0, strict=True, ge=0, le=MAX_SEED, description="Of a random head.")
     dtype: DType = Field(DType.FLOAT32, description="Element type of the weights.")
+    fine_tune: FineTuneOnBody | None = Field(
+        None,
+        description="Fine-tune the model on a data set, too: the answer is 202 with the job. The model then has the data set's "
+        "classes by default.",
+    )
 
     def to_domain(self) -> ModelRequest:
         """Return the domain's request."""
@@ -196,13 +185,22 @@ class CreatedModel(ModelResource):
     """A model, and how its member was chosen."""
 
     selected_by: SelectedBy = Field(description="How the member was chosen.")
+    fine_tune: FineTuneResource | None = Field(None, description="The job that fine-tunes it, where one was asked for.")
 
     @classmethod
-    def created(cls, selection: Selection, *, created_at: datetime | None, sha256: str | None) -> Self:
+    def created(
+        cls,
+        selection: Selection,
+        *,
+        created_at: datetime | None,
+        sha256: str | None,
+        fine_tune: FineTuneResource | None = None,
+    ) -> Self:
         """Describe the answer to a request."""
         choice = selection.choice
         selected_by = SelectedBy(objective=choice.objective, data_set=choice.data_set)
-        return cls(**_fields(selection.model), created_at=created_at, sha256=sha256, selected_by=selected_by)
+        fields = _fields(selection.model)
+        return cls(**fields, created_at=created_at, sha256=sha256, selected_by=selected_by, fine_tune=fine_tune)
 
 
 def _fields(model: Model) -> dict[str, Any]:
@@ -223,13 +221,7 @@ def _fields(model: Model) -> dict[str, Any]:
         "model_args": model.model_args,
         "recipe": model.recipe.to_json(),
         "fine_tuning": None if tuning is None else FineTuningResource.of(tuning),
-        "links": {
-            "self": f"/models/{model.id}",
-            "weights": f"/models/{model.id}/weights",
-            "config": f"/models/{model.id}/config.json",
-            "hub": f"tleg/{model.id}",
-            **made_from,
-        },
+        "links": model_links(model.id) | made_from,
     }
 
 

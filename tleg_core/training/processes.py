@@ -9,9 +9,13 @@ Shape legend: B images of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+_FOR_EVER = timedelta(days=1000)  # a process whose peer has died is told so at once; this is for peers that wait for work
 
 
 class Processes:
@@ -21,6 +25,7 @@ class Processes:
         grouped = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if grouped else 0
         self.count = distributed.get_world_size() if grouped else 1
+        self._patient: Any = distributed.new_group(backend="gloo", timeout=_FOR_EVER) if self.count > 1 else None
 
     @property
     def first(self) -> bool:
@@ -31,6 +36,18 @@ class Processes:
         """Return this process's part (B / count,) of a batch's rows (B,)."""
         size = len(rows) // self.count
         return rows[self.rank * size : (self.rank + 1) * size]
+
+    def told(self, text: str) -> str:
+        """Return the first process's text; all must ask, and may wait for it for ever."""
+        if self.count == 1:
+            return text
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if self.first else torch.zeros(0)
+        length = torch.tensor(len(content))
+        distributed.broadcast(length, 0, group=self._patient)
+        if not self.first:
+            content = torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(content, 0, group=self._patient)
+        return content.numpy().tobytes().decode()
 
     def largest(self, number: int) -> int:
         """Return the largest of the processes' numbers; all must ask."""

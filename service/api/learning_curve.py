@@ -57,9 +57,9 @@ class LearningCurves:
             while events := await self._jobs.events(tuning.job, after=after, limit=_EVENTS_AT_ONCE):
                 after = events[-1].seq
                 for event in events:
-                    epoch = event.facts.get("epoch") if event.kind == "epoch" else None
-                    if isinstance(epoch, int) and epoch < tuning.epoch:
-                        points.setdefault(epoch, CurvePoint(epoch=epoch, metrics=event.facts["metrics"]))
+                    epoch, metrics = event.facts.get("epoch"), event.facts.get("metrics")
+                    if event.kind == "epoch" and isinstance(epoch, int) and epoch < tuning.epoch and metrics:
+                        points.setdefault(epoch, CurvePoint(epoch=epoch, metrics=metrics))
                 if len(points) == tuning.epoch - 1:
                     break
         except JobNotFoundError:

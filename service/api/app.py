@@ -15,9 +15,12 @@ from service.api.dependencies import Resources
 from service.api.learning_curve import LearningCurves
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
-from service.api.routes import fine_tunes, frontier, health, hub, learngenes, models, page
+from service.api.routes import datasets, fine_tunes, frontier, health, hub, learngenes, models, page
+from service.api.upload import UploadLimits
 from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
+from service.ingest.ingestion import Ingestion
+from service.ingest.limits import Limits
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
@@ -67,12 +70,22 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         store = ModelStore(redis)
         objects = ObjectStore(settings.object_store_url)
         jobs = JobStore(redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
+        recorded = DatasetStore(redis)
+        limits = Limits(
+            max_images=settings.max_dataset_images,
+            max_pixels=settings.max_image_pixels,
+            max_unpacked_bytes=2 * settings.max_upload_bytes,
+        )
+        uploads = settings.data_dir.expanduser().absolute() / "uploads"
+        ingestion = Ingestion(uploads, limits=limits, datasets=recorded, objects=objects)
         app.state.resources = Resources(
             catalogue=served,
             store=store,
             weights=Weights(served, store, objects),
             objects=objects,
-            datasets=DatasetStore(redis),
+            datasets=recorded,
+            ingestion=ingestion,
+            upload_limits=UploadLimits(max_bytes=settings.max_upload_bytes, idle_s=settings.upload_idle_s),
             jobs=jobs,
             curves=LearningCurves(jobs),
         )
@@ -80,6 +93,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
             await store.ping()
         except StoreUnavailableError as error:
             logger.warning("%s; requests that need it are answered 503 until it does", error, extra={"action": "redis_away"})
+        await ingestion.clean()
         try:
             yield
         finally:
@@ -90,9 +104,9 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
     app: FastAPI = FastAPIOffline(
         title="tleg", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, license_info=_LICENCE
     )
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, unlimited=[("POST", datasets.PATH)])
     install_problem_handlers(app)
-    for resource in (models, fine_tunes, learngenes, frontier, health, hub, page):
+    for resource in (models, datasets, fine_tunes, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)
     install_document(app)
     return app

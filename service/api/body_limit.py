@@ -6,6 +6,8 @@ problem.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import plain_problem, problem_response
@@ -14,15 +16,22 @@ _WITHOUT_BODY = ("GET", "HEAD")  # nothing here reads a body of theirs, so none 
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 to a body above `max_bytes`, declared or streamed."""
+    """ASGI middleware that answers 413 to a body above `max_bytes`, declared or streamed.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    Args:
+        app: The application.
+        max_bytes: The limit.
+        unlimited: Method and path of what counts its body itself.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, unlimited: Collection[tuple[str, str]] = ()) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._unlimited = frozenset(unlimited)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body counted."""
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY or (scope["method"], scope["path"]) in self._unlimited:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")

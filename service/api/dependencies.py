@@ -8,7 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from service.api.learning_curve import LearningCurves
+from service.api.upload import UploadLimits
 from service.domain.catalogue import Catalogue
+from service.ingest.ingestion import Ingestion
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
 from service.storage.model_store import ModelStore
@@ -25,6 +27,8 @@ class Resources:
     weights: Weights
     objects: ObjectStore
     datasets: DatasetStore
+    ingestion: Ingestion
+    upload_limits: UploadLimits
     jobs: JobStore
     curves: LearningCurves
     draining: bool = False

@@ -20,7 +20,9 @@ from service.api.schemas.members import MemberCosts
 from service.api.schemas.problems import ExceededLimit, FieldError, Problem
 from service.domain.errors import (
     CursorUnknownError,
+    DatasetInUseError,
     DatasetNotFoundError,
+    DatasetRefusedError,
     FencedError,
     IdempotencyKeyReusedError,
     JobNotFoundError,
@@ -29,8 +31,13 @@ from service.domain.errors import (
     LearngeneNotLoadedError,
     ModelNotFoundError,
     ObjectStoreError,
+    StorageFullError,
     StoreUnavailableError,
     UnreadableRecordError,
+    UploadsBusyError,
+    UploadStalledError,
+    UploadTooLargeError,
+    UploadTypeError,
     WeightsMissingError,
 )
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
@@ -51,6 +58,13 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     WeightsMissingError: (503, "weights_missing", "The model's file is not in the object store"),
     ObjectStoreError: (503, "object_store_unavailable", "The object store does not answer"),
     DatasetNotFoundError: (404, "dataset_not_found", "No such data set"),
+    DatasetInUseError: (409, "dataset_in_use", "Fine-tunes need the data set"),
+    DatasetRefusedError: (422, "dataset_refused", "The upload is no data set"),
+    UploadTooLargeError: (413, "upload_too_large", "The upload is too large"),
+    UploadTypeError: (415, "upload_type", "The upload is of no type that is read here"),
+    UploadStalledError: (408, "upload_stalled", "The upload stopped"),
+    UploadsBusyError: (503, "uploads_busy", "Too many uploads are under way"),
+    StorageFullError: (507, "storage_full", "There is no room for the upload"),
     JobNotFoundError: (404, "job_not_found", "No such fine-tune"),
     JobStateError: (409, "job_state", "The job's status does not allow that"),
     IdempotencyKeyReusedError: (422, "idempotency_key_reused", "The Idempotency-Key came with another request before"),
@@ -69,6 +83,10 @@ def problem_of(error: TlegError) -> Problem:
     )
     problem = Problem(type=_type(code), title=title, status=status, detail=str(error), code=code)
     match error:
+        case DatasetRefusedError() | UploadTooLargeError():
+            return problem.model_copy(update={"limit": error.limit})
+        case DatasetInUseError():
+            return problem.model_copy(update={"jobs": error.jobs})
         case ConfigError():
             return problem.model_copy(update={"errors": [FieldError(field=error.field, message=error.reason)]})
         case BudgetInfeasibleError():

@@ -100,7 +100,7 @@ class Ingestion:
         finally:
             self._receiving -= 1
 
-    async def ingest(self, folder: UploadFolder, container: Container, name: str | None) -> tuple[StoredDataset, bool]:
+    async def ingest(self, folder: UploadFolder, container: Container, name: str) -> tuple[StoredDataset, bool]:
         """Make a data set of an upload that was received; return it, and whether it is new.
 
         Cancelled, it leaves nothing behind.

@@ -51,7 +51,12 @@ class Problem(BaseModel):
     binding_constraint: str | None = Field(
         None, description="budget_infeasible: the limit that the nearest member breaks worst."
     )
-    limit: int | None = Field(None, description="budget_infeasible: what the budget set for it, in the limit's unit.")
+    limit: int | None = Field(
+        None,
+        description="budget_infeasible: what the budget set for it, in the limit's unit. dataset_refused, upload_too_large: "
+        "the limit that the upload breaks, where it is one.",
+    )
+    jobs: list[str] | None = Field(None, description="dataset_in_use: some of the fine-tunes that need it.")
     required: int | None = Field(None, description="budget_infeasible: what the nearest member has, in the limit's unit.")
     exceeded: dict[str, ExceededLimit] | None = Field(
         None, description="budget_infeasible: every limit that the nearest member breaks; with these relaxed, it fits."
@@ -67,11 +72,14 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         400: "The body is no JSON.",
         404: "There is no such resource.",
         409: "The resource's state does not allow that.",
+        408: "The upload paused for too long, or trickled.",
         412: "`If-Match` does not name the file as it is.",
         413: "The body is too large.",
+        415: "The upload is of no type that is read here.",
         416: "The range lies outside the file.",
         422: "A field is not valid, or no member fits the budget.",
         503: "Redis does not answer, or the learngene is not loaded; try again after `Retry-After` seconds.",
+        507: "There is no room for the upload.",
     }
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {status: {"description": what[status], "content": {"application/problem+json": schema}} for status in statuses}

@@ -74,7 +74,7 @@ def create(
         else:
             _print_models([model])
         if output is not None and not dry_run:
-            _download(client, model.id, output)
+            download_weights(client, model.id, output)
 
 
 @app.command("list")
@@ -127,7 +127,7 @@ def download(
 ) -> None:
     """Download a model's weights; a broken download is taken up where it stopped."""
     with Client(url) as client:
-        _download(client, model_id, output)
+        download_weights(client, model_id, output)
 
 
 def list_learngenes(url: Url, as_json: options.AsJson = False) -> None:
@@ -169,7 +169,8 @@ def _print_models(models: Sequence[ModelResource]) -> None:
     print_table(("id", "depth", "params", "MACs", "size", "learngene"), rows, folds=5)
 
 
-def _download(client: Client, model_id: str, output: Path | None) -> None:
+def download_weights(client: Client, model_id: str, output: Path | None) -> None:
+    """Download a model's weights with a bar, to `<id>.safetensors` where no file is named."""
     path = output or Path(f"{model_id.replace('/', '_')}.safetensors")
     with transfer_bar(path.name) as bar:
         task = bar.task_ids[0]

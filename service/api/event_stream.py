@@ -20,9 +20,7 @@ from service.storage.job_store import JobStore
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.3
-KEEP_ALIVE_S = 15.0
-LOOK_AT_JOB_S = 5.0  # how often a stream without news looks whether there can be any
+_POLL_S = 0.3
 _PAGE = 500  # events read at once
 _RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser reconnects
 _KEEP_ALIVE = b": still here\n\n"
@@ -32,9 +30,28 @@ class EventStream:
     """The events of one job after number `after`, as the body of a response.
 
     It ends after the event with which the job ended, and when the server drains. While Redis is away it waits.
+
+    Args:
+        jobs: Where they are.
+        job_id: Whose they are.
+        after: The number of the last one that the client has had.
+        is_draining: Whether the server is about to end.
+        keep_alive_s: Silence after which a comment is sent, lest a proxy take the connection for dead.
+        look_at_job_s: How often a stream without news looks whether there can be any.
     """
 
-    def __init__(self, jobs: JobStore, job_id: str, *, after: int, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        job_id: str,
+        *,
+        after: int,
+        is_draining: Callable[[], bool],
+        keep_alive_s: float = 15.0,
+        look_at_job_s: float = 5.0,
+    ) -> None:
+        self._keep_alive_s = keep_alive_s
+        self._look_at_job_s = look_at_job_s
         self._jobs = jobs
         self._job_id = job_id
         self._after = after
@@ -59,7 +76,7 @@ class EventStream:
         reading = asyncio.create_task(self._read(pause_s=0.0))
         try:
             while not self._is_draining():
-                await asyncio.wait({reading}, timeout=POLL_S)
+                await asyncio.wait({reading}, timeout=_POLL_S)
                 if reading.done():
                     events = reading.result()
                     if events is None:
@@ -72,8 +89,8 @@ class EventStream:
                         sent_at = time.monotonic()
                         if event.kind == "status" and JobStatus(event.facts["status"]).is_terminal:
                             return
-                    reading = asyncio.create_task(self._read(pause_s=0.0 if events else POLL_S))
-                if time.monotonic() - sent_at >= KEEP_ALIVE_S:
+                    reading = asyncio.create_task(self._read(pause_s=0.0 if events else _POLL_S))
+                if time.monotonic() - sent_at >= self._keep_alive_s:
                     yield _KEEP_ALIVE
                     sent_at = time.monotonic()
         finally:
@@ -84,7 +101,7 @@ class EventStream:
         await asyncio.sleep(pause_s)
         try:
             events = await self._jobs.events(self._job_id, after=self._after, limit=_PAGE)
-            if events or time.monotonic() - self._looked_at < LOOK_AT_JOB_S:
+            if events or time.monotonic() - self._looked_at < self._look_at_job_s:
                 return events
             self._looked_at = time.monotonic()
             return None if await self.is_over() else []

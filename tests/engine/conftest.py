@@ -71,7 +71,7 @@ class Scene:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A store with images of a bright band at one of three heights, in different sizes, and a model to start from."""
     folder = tmp_path_factory.mktemp("scene")
-    learngene = build_learngene()
+    learngene = _trainable(build_learngene())
     learngene.write(folder / "learngene.safetensors")
     store = ObjectStore((folder / "objects").as_uri())
     rng = np.random.default_rng(0)
@@ -103,6 +103,17 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     family = Family(learngene)
     model = Model.of(family, family.recipe(Member(depth=3), Variation()))
     return Scene(store, learngene, folder / "learngene.safetensors", model, dataset)
+
+
+def _trainable(learngene: Learngene) -> Learngene:
+    """Return a learngene with norms of one: its descendants can learn."""
+    tensors = {name: tensor.copy() for name, tensor in learngene.tensors.items()}
+    for name, tensor in tensors.items():
+        if name.startswith("basis.norm"):
+            tensor[:] = 0.0
+        if name.endswith("weight") and "norm" in name:
+            tensor[0 if name.startswith("basis") else ...] = 1.0
+    return Learngene.create(learngene.description, tensors)
 
 
 @pytest.fixture

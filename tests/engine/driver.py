@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import signal
 import socket
@@ -38,7 +40,10 @@ class Engine:
         self._server.listen(1)
         self._server.settimeout(TIMEOUT_S)
         start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m"] if nproc > 1 else []
-        self.process = subprocess.Popen([sys.executable, "-m", *start, "service.worker.engine", str(folder / "socket")])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *start, "service.worker.engine", str(folder / "socket")],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # several wait for each other on a machine that is busy
+        )
         self._connection, _ = self._server.accept()
         self._reports: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -104,10 +109,8 @@ class Engine:
     def hang_up(self) -> None:
         """End the connection, as the supervisor's death does."""
         self._server.close()
-        try:
+        with contextlib.suppress(OSError):  # it may have ended already
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._connection.close()
 
     def _listen(self) -> None:

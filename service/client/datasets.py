@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from service.client.effect import Flow, Request, Upload, do
 from service.client.errors import ClientError
 from service.client.folder_archive import CHUNK_BYTES, FolderArchive
 
+_SUFFIX = re.compile(r"\.(zip|tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
 _VALIDATION_TIMEOUT_S = 3600.0  # the answer comes when every image was looked at
 
 
@@ -23,7 +25,7 @@ def upload_dataset(path: Path, *, name: str | None = None, progress: Progress | 
 
     Args:
         path: The file or folder.
-        name: What to call it; the path's name by default.
+        name: What to call it; the path's name without its suffix by default.
         progress: Called with the bytes that were sent and the bytes in all.
 
     Raises:
@@ -35,7 +37,7 @@ def upload_dataset(path: Path, *, name: str | None = None, progress: Progress | 
     request = Request(
         method="POST",
         path="/datasets",
-        params=given(name=name or path.resolve().name),
+        params=given(name=name or _SUFFIX.sub("", path.resolve().name)),
         headers={"Content-Type": content_type},
         upload=upload,
         read_timeout_s=_VALIDATION_TIMEOUT_S,

@@ -76,6 +76,13 @@ class Workshop:
 
         return asyncio.run(run())
 
+    def file(self, model: Model) -> Path:
+        """Return where a fine-tuned model's file lies."""
+        assert model.fine_tuning is not None
+        path = self.objects.local_path(model.fine_tuning.weights_key)
+        assert path is not None
+        return path
+
     def publish(
         self,
         base_id: str,

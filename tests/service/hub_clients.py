@@ -7,6 +7,7 @@ prints one JSON value.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,47 @@ def model_libraries(repo: str, readable: str, commit: str, by_hand: str) -> dict
         "other head's blocks": bool(torch.equal(other_head.blocks[1].mlp.fc1.weight, loaded.blocks[1].mlp.fc1.weight)),
         "larger": len(logits(larger, torch.rand(1, 3, 64, 64))[0]),
     }
+
+
+def fine_tuned(*repos_and_files: str) -> list[dict[str, Any]]:
+    """Load fine-tuned models with timm and transformers, and use each as its card says; the files are what they must equal."""
+    import huggingface_hub as hub  # noqa: PLC0415
+    import timm  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+    from transformers import AutoModelForImageClassification  # noqa: PLC0415
+
+    os.chdir(os.environ["HF_HOME"])
+    Image.new("RGB", (40, 30), (200, 30, 90)).save("image.jpg")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def used(repo: str, by_hand: str) -> dict[str, Any]:
+        stored = load_file(by_hand)
+        model = timm.create_model(f"hf-hub:{repo}", pretrained=True)
+        transformed = AutoModelForImageClassification.from_pretrained(repo)
+        card = hub.ModelCard.load(repo)
+        example = card.text.split("```python", 1)[1].split("```", 1)[0]
+        shown: list[Any] = []
+        exec(example, {"print": lambda *values: shown.extend(values)})  # noqa: S102 (what a user would paste)
+        state = model.state_dict()
+        with torch.inference_mode():
+            outputs = model.eval()(images), transformed.eval()(images).logits
+        return {
+            "equal": state.keys() == stored.keys() and all(torch.equal(state[name], stored[name]) for name in stored),
+            "difference": float((outputs[0] - outputs[1]).abs().max()),
+            "labels": list(model.pretrained_cfg["label_names"]),
+            "transformers' labels": [transformed.config.id2label[index] for index in range(len(transformed.config.id2label))],
+            "shown": shown,
+            "snapshot": sorted(file.name for file in Path(hub.snapshot_download(repo)).iterdir()),
+            "downloaded": hub.hf_hub_download(repo, "model.safetensors"),
+            "base": card.data.base_model,
+            "results": [[result.dataset_name, result.metric_type, result.metric_value] for result in card.data.eval_results],
+            "lfs": next(entry.lfs.sha256 for entry in hub.HfApi().list_repo_tree(repo) if entry.path == "model.safetensors"),
+            "tags": hub.model_info(repo).tags,
+        }
+
+    return [used(*pair) for pair in zip(repos_and_files[::2], repos_and_files[1::2], strict=True)]
 
 
 if __name__ == "__main__":

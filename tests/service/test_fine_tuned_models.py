@@ -59,10 +59,7 @@ def large(base: dict[str, Any], workshop: Workshop) -> Model:
 @pytest.fixture(scope="module")
 def content(workshop: Workshop, large: Model) -> bytes:
     """The large one's file, as it lies in the object store."""
-    assert large.fine_tuning is not None
-    path = workshop.objects.local_path(large.fine_tuning.weights_key)
-    assert path is not None
-    return path.read_bytes()
+    return workshop.file(large).read_bytes()
 
 
 def test_the_resource_says_how_it_came_about(api: TestClient, base: dict[str, Any], tuned: Model) -> None:
@@ -175,10 +172,7 @@ def test_a_file_that_is_not_there_whole_is_a_503(
 ) -> None:
     """A problem, before any byte is sent, on every way to the file; what needs no file is answered."""
     model = workshop.publish(base["id"], seed=77)
-    assert model.fine_tuning is not None
-    path = workshop.objects.local_path(model.fine_tuning.weights_key)
-    assert path is not None
-    damage(path)
+    damage(workshop.file(model))
     for url in (f"/models/{model.id}/weights", f"/tleg/{model.id}/resolve/main/model.safetensors"):
         answer = api.get(url)
         assert (answer.status_code, answer.json()["code"]) == (503, "weights_missing")

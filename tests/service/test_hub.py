@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.hub_repository import git_blob_sha1
+from service.domain.model import Model
+from service.storage.embedded_redis import running_url
+from service.storage.object_store import ObjectStore
+from tests.service.fine_tuned import CLASS_NAMES as PETALS
+from tests.service.fine_tuned import Workshop, data_set
 from tests.service.server import ServerProcess, environment
 
 
@@ -186,6 +192,44 @@ def test_the_hf_command_downloads_and_verifies(server: ServerProcess, model: dic
     assert run("cache", "verify", repo).returncode != 0
 
 
+@pytest.fixture(scope="module")
+def workshop(server: ServerProcess, learngene_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The server's Redis and object store."""
+    return Workshop(
+        redis_url=running_url(server.data_dir),
+        objects=ObjectStore((server.data_dir / "objects").as_uri()),
+        learngenes=learngene_files,
+        folder=tmp_path_factory.mktemp("workshop"),
+    )
+
+
+@pytest.mark.slow
+def test_clients_load_fine_tuned_models_unmodified(
+    http: httpx.Client, server: ServerProcess, workshop: Workshop, tmp_path: Path
+) -> None:
+    """Of two learngenes, and a fine-tune of each: weights of the file, labels, the card's own example, base and results."""
+    expected: list[tuple[str, Model]] = []
+    for learngene in ("tiny-tleg", "tiny-stagewise"):
+        base: str = http.post("/models", json={"learngene": learngene, "budget": {"depth": 7}}).json()["id"]
+        for class_names in (PETALS, ("cat", "dog")):
+            model = workshop.publish(base, dataset=data_set(class_names))
+            expected.append((base, model))
+            base = model.id
+    arguments = [text for _, model in expected for text in (f"tleg/{model.id}", str(workshop.file(model)))]
+    results = hub_client("fine_tuned", *arguments, endpoint=server.url, home=tmp_path)
+    for (base, model), result in zip(expected, results, strict=True):
+        names = [] if model.fine_tuning is None else list(model.fine_tuning.class_names)
+        assert result["equal"]
+        assert result["difference"] < 1e-5
+        assert result["labels"] == result["transformers' labels"] == names
+        assert result["shown"][0] in names
+        assert result["snapshot"] == ["README.md", "config.json", "model.safetensors"]
+        assert hashlib.sha256(Path(result["downloaded"]).read_bytes()).hexdigest() == model.content_digest == result["lfs"]
+        assert result["base"] == f"tleg/{base}"
+        assert result["results"][0] == ["petals", "accuracy", 0.875]
+        assert "fine-tuned" in result["tags"]
+
+
 @pytest.fixture
 def cutting_proxy(server: ServerProcess) -> Iterator[tuple[str, list[str | None]]]:
     """A proxy that breaks the first download of weights off after 12 MB; gives its address and the ranges asked for."""
@@ -235,3 +279,20 @@ def test_huggingface_hub_resumes_a_broken_download(
     path = Path(hub_client("download", "tleg/large-tleg-d3", endpoint=endpoint, home=tmp_path))
     assert path.read_bytes() == http.get("/tleg/large-tleg-d3/resolve/main/model.safetensors").content
     assert ranges == [None, "bytes=10485760-"]  # it keeps whole chunks of 10 MiB
+
+
+@pytest.mark.slow
+def test_huggingface_hub_resumes_a_broken_download_of_stored_weights(
+    cutting_proxy: tuple[str, list[str | None]],
+    http: httpx.Client,
+    workshop: Workshop,
+    large_learngene_file: Path,
+    tmp_path: Path,
+) -> None:
+    """A fine-tuned model of 16 MB, cut off after 12, is whole after the rest was asked for by Range."""
+    endpoint, ranges = cutting_proxy
+    base = http.post("/models", json={"learngene": "large-tleg", "budget": {"depth": 2}}).json()["id"]
+    model = replace(workshop, learngenes=[large_learngene_file]).publish(base)
+    path = Path(hub_client("download", f"tleg/{model.id}", endpoint=endpoint, home=tmp_path))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == model.content_digest
+    assert ranges == [None, "bytes=10485760-"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import PIL.Image
 import pytest
 
+from service.worker.pulse import PERIOD_S
 from tests.docker.conftest import ComposeRedis, free_port
 from tests.docker.dockerfile import API, WORKER
 from tests.docker.image import Image
@@ -95,7 +99,7 @@ def test_the_api_can_write_to_its_volume_alone(api_image: Image) -> None:
 
 
 def test_the_worker_starts_and_has_a_pulse(worker_image: Image, compose_redis: ComposeRedis, tmp_path: Path) -> None:
-    """It finds torch, its health check turns good once its engine is warm, and SIGTERM ends it in order."""
+    """It finds torch, its health check turns good, and SIGTERM ends it in order."""
     assert worker_image.run("python", "-c", "import importlib.util as u; assert u.find_spec('torch')").returncode == 0
     log = tmp_path / "log"
     env = _redis(compose_redis, 1) | {"TLEG_DEVICE": "cpu"}
@@ -106,3 +110,59 @@ def test_the_worker_starts_and_has_a_pulse(worker_image: Image, compose_redis: C
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) in (0, 128 + signal.SIGTERM)
     assert "Traceback" not in log.read_text()
+
+
+def test_a_worker_without_its_gpu_is_not_well(worker_image: Image, compose_redis: ComposeRedis, tmp_path: Path) -> None:
+    """Where a GPU is asked for, as in the profile `gpu`, and there is none, it says so and its pulse stops."""
+    log, pulse = tmp_path / "log", worker_image.root / "tmp" / "tleg-worker.pulse"
+    env = _redis(compose_redis, 2) | {"TLEG_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+
+    def has_no_pulse() -> bool:
+        if pulse.exists():
+            os.utime(pulse, (1, 1))
+        time.sleep(2 * PERIOD_S)
+        return not worker_image.is_healthy(**env)
+
+    with worker_image.container(log, **env) as process:
+        _await(lambda: "PyTorch finds no GPU" in log.read_text(), process, log, 120)
+        _await(has_no_pulse, process, log, 120)
+
+
+def test_they_fine_tune_together(api_image: Image, worker_image: Image, compose_redis: ComposeRedis, tmp_path: Path) -> None:
+    """Images uploaded to the API are trained on by the worker; the folder that both have as a volume holds what they share."""
+    port, data = free_port(), str(api_image.root / "data")
+    env = _redis(compose_redis, 3) | {"TLEG_DATA_DIR": data}
+    api_env = env | {"TLEG_PORT": str(port)}
+    api_log, worker_log = tmp_path / "api.log", tmp_path / "worker.log"
+    with (
+        api_image.container(api_log, **api_env) as api,
+        worker_image.container(worker_log, **env, TLEG_DEVICE="cpu") as worker,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+    ):
+        _await(lambda: api_image.is_healthy(**api_env), api, api_log, 30)
+        uploaded = http.post("/datasets", content=_images(), headers={"Content-Type": "application/zip"})
+        assert uploaded.status_code == 201, uploaded.text
+        settings = {"epochs": 2, "batch_size": 8, "augmentation": "none", "seed": 1}
+        asked = {"budget": {"depth": 2}, "dataset": uploaded.json()["id"], "settings": settings}
+        accepted = http.post("/fine-tunes", json=asked)
+        assert accepted.status_code == 202, accepted.text
+        job = accepted.headers["Location"]
+        _await(lambda: http.get(job).json()["status"] not in ("queued", "running"), worker, worker_log, 120)
+        ended = http.get(job).json()
+        assert ended["status"] == "succeeded", ended
+        model = http.get(ended["result"]["links"]["self"]).json()
+        assert len(http.get(ended["result"]["links"]["weights"]).content) == model["size_bytes"]
+    assert "Traceback" not in api_log.read_text() + worker_log.read_text()
+    assert not list((api_image.root / "var/cache/tleg").iterdir())  # the API's home is on its read-only root
+
+
+def _images() -> bytes:
+    """Return a zip of two classes, dark and light images, in folders."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for label, shade in (("dark", 40), ("light", 200)):
+            for number in range(20):
+                image = io.BytesIO()
+                PIL.Image.new("L", (28, 28), shade + number).save(image, "PNG")
+                archive.writestr(f"{label}/{number}.png", image.getvalue())
+    return packed.getvalue()

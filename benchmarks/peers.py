@@ -33,7 +33,7 @@ class Running:
 @contextmanager
 def tleg_server(folder: Path, learngene: Path) -> Iterator[Running]:
     """Run `tleg serve` with one learngene."""
-    options = ["--no-shipped", "--learngene", str(learngene), "--data-dir", str(folder / "data")]
+    options = ["--no-shipped", "--workers", "0", "--learngene", str(learngene), "--data-dir", str(folder / "data")]
     with _python("-m", "service.cli", "serve", "--port", "{port}", *options, path="/readyz") as process:
         yield process
 

@@ -16,7 +16,7 @@ from service.storage.job_store import IdempotencyKey
 from tleg_core.budget import Objective
 from tleg_core.errors import ConfigError
 from tleg_core.family import Variation
-from tleg_core.fine_tuning import NAMES, FineTuneFacts, FineTuneSettings, HeadStart, held_out_count
+from tleg_core.fine_tuning import NAMES, FineTuneFacts, FineTuneSettings, held_out_count
 from tleg_core.recipe import Head
 
 
@@ -102,14 +102,13 @@ def select_for(catalogue: Catalogue, request: ModelRequest, dataset: Dataset) ->
 
 def resolve_settings(catalogue: Catalogue, model: Model, dataset: Dataset, settings: FineTuneSettingsBody) -> FineTuneSettings:
     """Return every setting, decided; raises `ConfigError` with the place in the body."""
-    class_names = catalogue.usage(model).class_names
     facts = FineTuneFacts(
         num_train=dataset.num_train,
         num_classes=len(dataset.class_names),
         has_test_split=dataset.num_test > 0,
         img_size=model.recipe.img_size,
         depth=model.recipe.member.depth,
-        same_classes=class_names == dataset.class_names,
+        same_classes=catalogue.usage(model).class_names == dataset.class_names,
     )
     requested: dict[str, Any] = settings.requested()
     try:
@@ -117,7 +116,6 @@ def resolve_settings(catalogue: Catalogue, model: Model, dataset: Dataset, setti
         if not facts.has_test_split:  # the part that is held out is a setting too
             facts = replace(facts, num_train=_num_train(dataset, resolved.holdout))
             resolved = FineTuneSettings.resolve(requested, facts)
-        _check(resolved, facts, model, class_names)
     except ConfigError as error:
         raise ConfigError(f"settings.{error.field}" if error.field in NAMES else error.field, error.reason) from error
     return resolved
@@ -126,14 +124,6 @@ def resolve_settings(catalogue: Catalogue, model: Model, dataset: Dataset, setti
 def _num_train(dataset: Dataset, holdout: float) -> int:
     """Return how many images remain for training."""
     return sum(count - held_out_count(count, holdout) for count in dataset.train_counts)
-
-
-def _check(settings: FineTuneSettings, facts: FineTuneFacts, model: Model, class_names: tuple[str, ...]) -> None:
-    if settings.batch_size > facts.num_train:
-        raise ConfigError("batch_size", f"must be at most {facts.num_train}, the training images, not {settings.batch_size}")
-    nameless = not class_names and model.recipe.num_classes == facts.num_classes
-    if settings.head is HeadStart.KEEP and not (facts.same_classes or nameless):
-        raise ConfigError("head", "'keep' needs the model's classes to be the data set's, in the same order")
 
 
 def _model_request(body: FineTuneBody) -> ModelRequest:

@@ -2,6 +2,7 @@
 
     TlegError
     ├── TrainingInterruptedError    asked to stop; the checkpoint is written
+    ├── MeasurementStoppedError     asked to stop while held-out images were classified
     ├── TrainingDivergedError       the loss is not finite; the last checkpoint stands
     └── TrainingMemoryError         one image at a time does not fit the device's memory
 
@@ -17,6 +18,10 @@ from tleg_core.errors import TlegError
 
 class TrainingInterruptedError(TlegError):
     """The training was interrupted and can be resumed."""
+
+
+class MeasurementStoppedError(TlegError):
+    """The measurement was stopped."""
 
 
 class TrainingDivergedError(TlegError):

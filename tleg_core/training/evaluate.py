@@ -16,7 +16,7 @@ from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
 from tleg_core.training.auxiliary import AuxiliaryModel
-from tleg_core.training.errors import TrainingMemoryError, is_out_of_memory
+from tleg_core.training.errors import MeasurementStoppedError, TrainingMemoryError, is_out_of_memory
 from tleg_core.training.pixels import Pixels
 from tleg_core.training.preprocessing import prepare, to_unit
 from tleg_core.training.processes import Processes
@@ -91,6 +91,7 @@ def measure_scores(
     batch_size: int,
     autocast: bool = False,
     processes: Processes | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Classify images, each process its share, in smaller batches where memory does not suffice.
 
@@ -103,8 +104,10 @@ def measure_scores(
         batch_size: Images at once.
         autocast: Compute in bfloat16 where PyTorch thinks it safe.
         processes: Those that share the work; all must ask.
+        stopped: Whether to give up, asked before each batch.
 
     Raises:
+        MeasurementStoppedError: It was given up.
         TrainingMemoryError: One image at a time does not fit the memory.
     """
     processes = processes or Processes()
@@ -112,6 +115,8 @@ def measure_scores(
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1, top-5
     start = 0
     while start < len(own_rows):
+        if stopped():
+            raise MeasurementStoppedError
         batch = own_rows[start : start + batch_size]
         pixels.expect(own_rows[start + batch_size : start + 2 * batch_size], 0)
         truth = own_labels[start : start + batch_size].to(device)

@@ -152,7 +152,7 @@ class FineTune:
         wish: Callable[[], Wish] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self._lesson, self._device, self._processes = lesson, device, processes or Processes()
+        self._lesson, self._device, self._wish, self._processes = lesson, device, wish, processes or Processes()
         split = split_images(lesson.file, settings)
         steps = settings.epochs * (len(split.train) // settings.batch_size)
         self.settings = settings = settings_on(settings, device, steps=steps)
@@ -220,7 +220,12 @@ class FineTune:
             batch_size=_MEASURED_AT_ONCE,
             autocast=self.settings.precision is Precision.BFLOAT16,
             processes=self._processes,
+            stopped=self._measuring_is_stopped,
         )
+
+    def _measuring_is_stopped(self) -> bool:
+        """Whether to stop; several processes stop between updates only, where they can agree."""
+        return self._wish is not None and self._processes.count == 1 and self._wish() is not Wish.GO_ON
 
     def write_weights(self, path: Path) -> WrittenWeights:
         """Write the weights as they are now; raises OSError."""

@@ -33,6 +33,7 @@ from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.draws import seed_of
 from tleg_core.training.errors import (
+    MeasurementStoppedError,
     TrainingDivergedError,
     TrainingInterruptedError,
     TrainingMemoryError,
@@ -89,7 +90,8 @@ class Trainer(Generic[ModelT]):
         keeper: Says when to save, and keeps what is saved.
         observer: Is told how it goes.
         device: Where it computes.
-        measure: Gives named numbers of held-out images after each epoch; None for no such images.
+        measure: Gives named numbers of held-out images after each epoch; None for no such images. It may ask for `wish` and
+            raise `MeasurementStoppedError`.
         wish: Says whether to stop, asked after each update; without it, SIGINT and SIGTERM do.
         processes: Those that share the run.
     """
@@ -138,6 +140,7 @@ class Trainer(Generic[ModelT]):
         self._ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
         self._parts = config.micro_batches
         self._step = 0
+        self._epoch_ended = True  # its end was measured and reported
         self._epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self._epoch_correct = torch.zeros((), dtype=torch.int64, device=device)
         self._marks: deque[tuple[float, int]] = deque()  # times and updates that the rate is taken from
@@ -162,7 +165,9 @@ class Trainer(Generic[ModelT]):
             TrainingMemoryError: One image at a time does not fit the memory.
         """
         with self._wishes() as wish:
-            reported_s = time.monotonic()
+            reported_s = -math.inf  # the first update is reported at once
+            if not self._epoch_ended:
+                self._end_epoch(wish)
             self._restart_rate()
             while self._step < self._total_steps:
                 self._model.train()
@@ -173,12 +178,12 @@ class Trainer(Generic[ModelT]):
                 if plan.report:
                     reported_s = time.monotonic()
                     self._report_step()
-                if ends_epoch:
-                    self._end_epoch()
-                if plan.save:
-                    self.save()
                 if self._step < self._total_steps:
                     self._heed(plan.wish)
+                if ends_epoch:
+                    self._end_epoch(wish)
+                if plan.save:
+                    self.save()
                 if ends_epoch:
                     self._restart_rate()
         return self.result
@@ -217,6 +222,7 @@ class Trainer(Generic[ModelT]):
             nn.utils.clip_grad_norm_(self._trained, self._config.clip_grad)
         self._optimizer.step()
         self._step += 1
+        self._epoch_ended = self._step % self._steps_per_epoch != 0
         self._scheduler.step_update(self._step)
         if self._ema is not None:
             self._ema.update(self._model)
@@ -301,11 +307,18 @@ class Trainer(Generic[ModelT]):
             )
         )
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, wish: Callable[[], int]) -> None:
+        """Measure and report; what stops the measurement is heeded here, and a run that goes on then measures first."""
         loss, steps = self._mean_loss(self._steps_per_epoch), self._steps_per_epoch
         correct = int(self._processes.sum(self._epoch_correct))
+        try:
+            metrics = {} if self._measure is None else self._measure(self.result.eval())
+        except MeasurementStoppedError:
+            self._heed(Wish(wish()))
+            raise
         self._epoch_loss.zero_()
         self._epoch_correct.zero_()
+        self._epoch_ended = True
         self._observer.epoch_done(
             EpochReport(
                 epoch=self._step // steps,
@@ -315,7 +328,7 @@ class Trainer(Generic[ModelT]):
                 train_top1=correct / (steps * self._config.batch_size),
                 lr=self._lr(),
                 images_per_s=self._rate,
-                metrics={} if self._measure is None else self._measure(self.result.eval()),
+                metrics=metrics,
             )
         )
 
@@ -330,7 +343,7 @@ class Trainer(Generic[ModelT]):
             tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
         for index, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        facts = {"step": self._step, "parts": self._parts, "identity": self._identity}
+        facts = {"step": self._step, "ended": self._epoch_ended, "parts": self._parts, "identity": self._identity}
         self._keeper.keep(Checkpoint(tensors=tensors | sums, facts=facts), self._step)
 
     def load(self) -> None:
@@ -360,5 +373,5 @@ class Trainer(Generic[ModelT]):
             self._epoch_loss.copy_(checkpoint.tensors["epoch.loss"])
             self._epoch_correct.copy_(checkpoint.tensors["epoch.correct"])
         self._parts = int(checkpoint.facts["parts"])
-        self._step = int(checkpoint.facts["step"])
+        self._step, self._epoch_ended = int(checkpoint.facts["step"]), bool(checkpoint.facts["ended"])
         self._scheduler.step_update(self._step)

@@ -68,7 +68,7 @@ Measured {when} ({tuning.step:,} updates) on {_held_out(tuning)}, one crop an im
 
 | metric | value |
 |---|---|
-{_rows((_METRICS[name], _number(name, value)) for name, value in tuning.metrics.items() if name in _METRICS)}
+{_rows((_METRICS[name], _number(name, tuning.metrics[name])) for name in _HELD_OUT if name in tuning.metrics)}
 {_curve_section(curve)}
 ## Data
 
@@ -101,6 +101,7 @@ Labels, in order: {_labels(tuning.class_names)}.
 
 
 _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "cross-entropy loss", "train_loss": "training loss"}
+_HELD_OUT = ("top1", "top5", "loss")
 
 
 def model_link(namespace: str, model_id: str) -> str:

@@ -73,7 +73,8 @@ class FineTuning:
         settings: `tleg_core.fine_tuning.FineTuneSettings` as JSON, as they were used: nothing "auto" is left.
         epoch: Epochs done.
         step: Updates done.
-        metrics: Of these weights: `loss`, `top1`, `top5` on the held-out part; accuracies are fractions.
+        metrics: Of these weights: `loss`, `top1`, `top5` on the held-out part, accuracies as fractions; and the last epoch's
+            `train_loss`.
         train_images: Images of the training part.
         images: Images of the held-out part.
         own_test_split: Whether the held-out part is the data set's own test split.

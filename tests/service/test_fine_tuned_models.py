@@ -26,7 +26,7 @@ from service.domain.model import Model
 from service.storage.embedded_redis import EmbeddedRedis
 from service.storage.object_store import CHUNK_BYTES, ObjectStore
 from tests.service.conftest import ApiFactory
-from tests.service.fine_tuned import CLASS_NAMES, SETTINGS, Workshop, data_set
+from tests.service.fine_tuned import CLASS_NAMES, METRICS, SETTINGS, Workshop, data_set
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_resource_says_how_it_came_about(api: TestClient, base: dict[str, An
     assert (tuning["parent"], tuning["job"], tuning["dataset"]) == (base["id"], "ft-" + "1" * 32, data_set().id)
     assert (tuning["num_classes"], tuning["train_images"], tuning["held_out_images"]) == (3, 240, 60)
     assert (tuning["epoch"], tuning["step"], tuning["settings"]) == (3, 30, SETTINGS)
-    assert tuning["metrics"] == {"loss": 0.25, "top1": 0.875, "top5": 1.0}
+    assert tuning["metrics"] == METRICS
     assert resource["accuracy"] == {"petals": {"top1": 0.875, "images": 60}}
     assert (resource["learngene"], resource["member"], resource["recipe"]["num_classes"]) == ("tiny-tleg", {"depth": 3}, 3)
     assert api.get(resource["links"]["parent"]).json() == {key: base[key] for key in resource}
@@ -325,7 +325,8 @@ def test_the_card_shows_the_curve_up_to_the_models_own_epoch(
     model = workshop.publish(base["id"], job=job, epoch=3, seed=11)
     text = api.get(f"/tleg/{model.id}/resolve/main/README.md").text
     assert "\n| 1 | 2.0000 | 1.5000 | 10.00% | 90.00% |\n| 2 | 1.9000 | 1.4000 | 15.00% | 90.00% |\n" in text
-    assert "\n| 3 | - | 0.2500 | 87.50% | 100.00% |\n" in text
+    assert "\n| 3 | 0.5000 | 0.2500 | 87.50% | 100.00% |\n" in text
+    assert "training loss | 0.5000" not in text  # it is no result
     assert "top-1 accuracy: ▁▁█" in text
     commit = api.get(f"/api/models/tleg/{model.id}").json()["sha"]
 

@@ -119,8 +119,8 @@ class FineTuningResource(BaseModel):
     epoch: int = Field(description="Epochs done.")
     step: int = Field(description="Updates done.")
     metrics: dict[str, float] = Field(
-        description="On the held-out images: `loss`, and `top1` and `top5` as fractions.",
-        examples=[{"loss": 0.31, "top1": 0.91, "top5": 0.99}],
+        description="On the held-out images: `loss`, and `top1` and `top5` as fractions; and the last epoch's `train_loss`.",
+        examples=[{"train_loss": 0.28, "loss": 0.31, "top1": 0.91, "top5": 0.99}],
     )
     settings: dict[str, Any] = Field(description="The settings as they were used.")
 

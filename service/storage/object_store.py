@@ -64,7 +64,10 @@ class ObjectStore:
         """Store a file's content under `key`, whole or not at all."""
         with _failures():
             if self._folder is None:
-                obstore.put(self._store, key, source)
+                try:
+                    obstore.put(self._store, key, source)
+                except FileNotFoundError as error:  # what is missing is not the object
+                    raise ObjectStoreError(f"the object store failed: there is no {self.url}") from error
                 return
             path = self._folder / key
             path.parent.mkdir(parents=True, exist_ok=True)

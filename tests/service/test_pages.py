@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
+from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
+from service.domain.job import JobSpec, Progress
+from service.storage.dataset_store import DatasetStore
+from service.storage.job_store import JobStore
 from tests.service.conftest import ApiFactory
+from tests.service.fine_tuned import SETTINGS, data_set
 
 
 class _Links(HTMLParser):
@@ -53,6 +60,42 @@ def test_the_root_page_works_without_any_learngene(open_api: ApiFactory, redis_u
         answer = api.post("/models", json={})
         assert answer.status_code == 422
         assert "no learngene" in answer.json()["detail"]
+
+
+def test_the_root_page_shows_the_latest_jobs_and_data_sets(empty_api: TestClient, redis_url: str) -> None:
+    """By name, with status, epoch and the latest accuracy; names are text, and every link leads somewhere."""
+    url = f"{redis_url}?db=1"
+    dataset = data_set(name="<i>petals</i>")
+    model = empty_api.post("/models", json={"budget": {"depth": 2}}).json()["id"]
+
+    async def record() -> str:
+        async with Redis.from_url(url, decode_responses=True) as client:
+            await DatasetStore(client).add(dataset)
+            jobs = JobStore(client, heartbeat_s=60, max_deaths=3)
+            job, _ = await jobs.create(JobSpec(model=model, dataset=dataset.id, settings=SETTINGS, requested={}))
+            claim = await jobs.claim(job.id, "worker")
+            assert claim is not None
+            metrics = {"loss": 0.4, "top1": 0.875, "top5": 1.0}
+            await jobs.report(claim, Progress(epoch=2, step=20, steps=30, images_per_s=1234.5, metrics=metrics))
+            return job.id
+
+    job_id = asyncio.run(record())
+    answer = empty_api.get("/")
+    for text in (f"/fine-tunes/{job_id}", f"/datasets/{dataset.id}", "running", "2 of 3", "87.5%", "1,234"):
+        assert text in answer.text
+    assert answer.text.count("&lt;i&gt;petals&lt;/i&gt;") == 2
+    assert "<i>" not in answer.text
+    for link in links(answer.text):
+        assert empty_api.get(link).status_code == 200, link
+
+
+def test_the_root_page_is_there_without_redis(open_api: ApiFactory, tmp_path: Path) -> None:
+    """It says that jobs cannot be listed, and shows the rest."""
+    with open_api(f"unix://{tmp_path}/nobody.sock") as api:
+        answer = api.get("/")
+        assert answer.status_code == 200
+        assert "Redis does not answer" in answer.text
+        assert "tiny-tleg" in answer.text
 
 
 def test_the_root_page_escapes_the_host_header(api: TestClient) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 
-from service.api.dependencies import ResourcesDep
+from service.api.dependencies import Resources, ResourcesDep
 from service.api.front_plot import FrontPlot
+from service.domain.errors import StoreUnavailableError
 from tleg_core import __version__
 from tleg_core.budget import measured_data_sets
 from tleg_core.family import Variation
 
 router = APIRouter(include_in_schema=False)
+
+_LATEST = 8  # data sets and jobs on the page
+
+logger = logging.getLogger(__name__)
 
 _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
 
@@ -22,12 +29,25 @@ _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates
 @router.head("/", response_class=HTMLResponse)
 @router.get("/", response_class=HTMLResponse)
 async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
-    """Return the page: learngenes, their members, accuracy against cost, and the first commands to try."""
+    """Return the page: the latest jobs and data sets, learngenes with accuracy against cost, and the first commands to try."""
     candidates = resources.catalogue.candidates()
     context = {
         "version": __version__,
         "base_url": str(request.base_url).rstrip("/"),
         "families": [(family, family.candidates(Variation())) for family in resources.catalogue.families],
         "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)],
+        **await _latest(resources),
     }
     return _templates.TemplateResponse(request, "index.html", context)
+
+
+async def _latest(resources: Resources) -> dict[str, Any]:
+    """Return the latest jobs and data sets; where Redis does not answer, the page goes without."""
+    try:
+        jobs = (await resources.jobs.page(limit=_LATEST, after=None)).jobs
+        datasets = [stored.dataset for stored in (await resources.datasets.page(limit=_LATEST, after=None)).datasets]
+    except StoreUnavailableError as error:
+        logger.warning("%s; the page is without jobs and data sets", error, extra={"action": "redis_away"})
+        return {"jobs": (), "datasets": (), "dataset_names": {}, "is_away": True}
+    names = {dataset.id: dataset.name for dataset in datasets}
+    return {"jobs": jobs, "datasets": datasets, "dataset_names": names, "is_away": False}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+import redis
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
@@ -14,6 +17,8 @@ from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.settings import Settings
+from service.storage import keys
+from tests.service.fine_tuned import data_set
 from tests.service.server import ServerProcess
 
 METHODS = {"get", "post", "put", "patch", "delete", "head"}
@@ -57,20 +62,31 @@ def test_every_field_of_every_schema_is_described(document: dict[str, Any]) -> N
     assert not missing
 
 
-def test_every_body_has_an_example_that_works(document: dict[str, Any], api: TestClient) -> None:
-    """Each example can be posted as it stands."""
+def test_every_body_has_an_example_that_works(document: dict[str, Any], api: TestClient, redis_url: str) -> None:
+    """Each example can be posted as it stands, where there is such a data set."""
     bodies = 0
     for name, operation in operations(document):
-        if "requestBody" not in operation:
+        media = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if media is None:
             continue
         bodies += 1
-        media = operation["requestBody"]["content"]["application/json"]
         schema = document["components"]["schemas"][media["schema"]["$ref"].rsplit("/", 1)[1]]
         example = media.get("example") or schema.get("example") or (schema.get("examples") or [None])[0]
         assert example, f"{name} has no example"
+        put_data_set(redis_url, example.get("dataset"))
         answer = api.post(name.split()[1], params={"dry_run": True}, json=example)
-        assert answer.status_code == 200, answer.text
-    assert bodies >= 2
+        assert answer.status_code == (202 if name == "POST /fine-tunes" else 200), answer.text
+    assert bodies >= 3
+
+
+def put_data_set(redis_url: str, dataset_id: str | None) -> None:
+    """Record a data set of that id, if there is one."""
+    if dataset_id is None:
+        return
+    record = json.dumps(replace(data_set(), id=dataset_id).to_json())
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(keys.dataset(dataset_id), mapping={"record": record, "created_at": "2026-01-01T00:00:00+00:00"})
+        client.zadd(keys.DATASETS, {dataset_id: 0})
 
 
 def test_errors_are_documented_as_problems_only(document: dict[str, Any]) -> None:
@@ -91,10 +107,15 @@ def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_ids(http: httpx.Client) -> dict[str, str]:
+def real_ids(http: httpx.Client, server: ServerProcess) -> dict[str, str]:
     """Path parameters that name something."""
     model = http.post("/models", json={"learngene": "tiny-tleg", "budget": {"depth": 3}}).json()
+    dataset_id = "ds-0123456789abcdef0123456789abcdef"
+    put_data_set(f"unix://{server.data_dir}/redis/redis.sock", dataset_id)
+    job = http.post("/fine-tunes", json={"model": model["id"], "dataset": dataset_id}).json()
     return {
+        "dataset_id": dataset_id,
+        "job_id": job["id"],
         "model_id": model["id"],
         "learngene_id": "tiny-tleg",
         "namespace": "tleg",
@@ -104,6 +125,8 @@ def real_ids(http: httpx.Client) -> dict[str, str]:
     }
 
 
+UPLOADS = ["application/gzip", "application/vnd.apache.parquet", "application/x-tar", "application/zip"]
+schemathesis.serializer.alias(UPLOADS, "application/octet-stream")
 schema = schemathesis.openapi.from_dict(create_app(Settings(redis_url="redis://not-used", shipped=False)).openapi())
 
 CHECKS = (

@@ -190,7 +190,7 @@ class FineTuneSettings:
 
 def _defaults(given: Mapping[str, Any], facts: FineTuneFacts) -> dict[str, Any]:
     """Return a value for every setting; those that follow from others follow from the given ones."""
-    nproc: int = given.get("nproc", 1)
+    nproc: int = max(1, given.get("nproc", 1))
     epochs: int = given.get("epochs", min(_MAX_AUTO_EPOCHS, max(_MIN_AUTO_EPOCHS, round(_AUTO_IMAGES / facts.num_train))))
     start: Start = given.get("start", Start.MODEL)
     kept = facts.same_classes and start is Start.MODEL
@@ -253,18 +253,13 @@ def _typed(name: str, value: object) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(name, f"must be a number, not {str(value)[:80]!r}")
+    if abs(value) > MAX_SEED:  # an int of any length: too long for a float, and for a message
+        raise ConfigError(name, "is too large")
     if name not in _WHOLE:
-        return _to_float(name, value)
+        return float(value)
     if isinstance(value, float) and not value.is_integer():
         raise ConfigError(name, f"must be a whole number, not {value}")
     return int(value)
-
-
-def _to_float(name: str, value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ConfigError(name, "is too large") from None
 
 
 def held_out_count(images: int, share: float) -> int:

@@ -147,7 +147,7 @@ def test_they_fine_tune_together(api_image: Image, worker_image: Image, compose_
         accepted = http.post("/fine-tunes", json=asked)
         assert accepted.status_code == 202, accepted.text
         job = accepted.headers["Location"]
-        _await(lambda: http.get(job).json()["status"] not in ("queued", "running"), worker, worker_log, 120)
+        _await(lambda: http.get(job).json()["status"] not in ("queued", "running"), worker, worker_log, 300)
         ended = http.get(job).json()
         assert ended["status"] == "succeeded", ended
         model = http.get(ended["result"]["links"]["self"]).json()

@@ -78,6 +78,7 @@ def erase(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
         return images
     erasing = RandomErasing(augmentation.random_erasing, mode="pixel", device=images.device)  # type: ignore[no-untyped-call]
     with global_draws(seed):
+        torch.manual_seed(seed)  # timm draws the noise from torch's generator, which each forward pass seeds anew
         erased: Tensor = erasing(images)
     return erased
 

@@ -68,8 +68,8 @@ Measured {when} ({tuning.step:,} updates) on {_held_out(tuning)}, one crop an im
 
 | metric | value |
 |---|---|
-{_rows((_METRICS[name], _number(name, tuning.metrics[name])) for name in _HELD_OUT if name in tuning.metrics)}
-{_curve_section(curve)}
+{_rows((_METRICS[name], _number(name, tuning.metrics[name])) for name in _results(tuning))}
+{_curve_section(tuning, curve)}
 ## Data
 
 | | |
@@ -85,7 +85,7 @@ Labels, in order: {_labels(tuning.class_names)}.
 
 | setting | value |
 |---|---|
-{_rows((_text(str(name)), _text(_setting(value))) for name, value in sorted(tuning.settings.items()))}
+{_rows((f"`{name}`", _text(_setting(value))) for name, value in sorted(tuning.settings.items()))}
 
 ## Where it comes from
 
@@ -102,6 +102,7 @@ Labels, in order: {_labels(tuning.class_names)}.
 
 _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "cross-entropy loss", "train_loss": "training loss"}
 _HELD_OUT = ("top1", "top5", "loss")
+_HUB_METRICS = {"top1": "accuracy", "top5": "top_5_accuracy", "loss": "loss"}
 
 
 def model_link(namespace: str, model_id: str) -> str:
@@ -109,13 +110,14 @@ def model_link(namespace: str, model_id: str) -> str:
     return f"[{namespace}/{model_id}](/{namespace}/{model_id})"
 
 
+def _results(tuning: FineTuning) -> list[str]:
+    """Return the held-out metrics that say something; the top 5 of five classes or fewer are always right."""
+    return [name for name in _HELD_OUT if name in tuning.metrics and (name != "top5" or len(tuning.class_names) > 5)]
+
+
 def _model_index(repo_id: str, model: Model, tuning: FineTuning) -> str:
     """Return the Hub's machine-readable results: YAML, its strings in JSON's form."""
-    metrics = [
-        {"type": kind, "value": tuning.metrics[name], "name": _METRICS[name]}
-        for name, kind in (("top1", "accuracy"), ("top5", "top_5_accuracy"), ("loss", "loss"))
-        if name in tuning.metrics
-    ]
+    metrics = [{"type": _HUB_METRICS[name], "value": tuning.metrics[name], "name": _METRICS[name]} for name in _results(tuning)]
     if not metrics or not model.accuracy:
         return ""
     name = " ".join(tuning.dataset_name.split()) or tuning.dataset
@@ -135,9 +137,9 @@ def _held_out(tuning: FineTuning) -> str:
     return f"{tuning.images:,} images{part} that were held out of training"
 
 
-def _curve_section(curve: Sequence[CurvePoint]) -> str:
+def _curve_section(tuning: FineTuning, curve: Sequence[CurvePoint]) -> str:
     """Return the learning curve as small bars and a table; nothing where there is none."""
-    names = [name for name in ("train_loss", "loss", "top1", "top5") if any(name in point.metrics for point in curve)]
+    names = [name for name in ("train_loss", *_results(tuning)) if any(name in point.metrics for point in curve)]
     if len(curve) < 2 or not names:
         return ""
     bars = "  \n".join(f"{_METRICS[name]}: {_bars([point.metrics.get(name) for point in curve])}" for name in names)

@@ -1,7 +1,7 @@
 """`tleg demo`: the main job, done on real input.
 
 It starts the service, posts three budgets, downloads the weights, loads each strictly in plain timm, classifies real test
-images, and prints one table. At a terminal the service is then left running.
+images, and prints one table. Then the service fine-tunes one of the three (`demo_fine_tune`). At a terminal it is left running.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
@@ -25,14 +25,11 @@ import tleg_core
 from service.api.schemas.budget import BudgetBody
 from service.api.schemas.models import CreatedModel, ModelRequestBody
 from service.cli.console import compact, err, out, percent, print_table
+from service.cli.demo_accuracy import measure_top1
+from service.cli.demo_fine_tune import compare_starts, print_comparison
 from service.client import Client, ClientError
 from service.settings import ClientSettings
 from tleg_core.images import ImageSet, load_image_set
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
 
 TEST_IMAGES = Path(tleg_core.__file__).parent / "data" / "fashion-mnist-test-1000.parquet"
 """A thousand test images that are part of the package (MIT licence)."""
@@ -46,7 +43,6 @@ BUDGETS = (
 )
 
 _START_TIMEOUT_S = 60
-_BATCH = 250  # images in one forward pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +57,26 @@ class Result:
 
 def demo(
     port: Annotated[int, typer.Option(help="TCP port of the service; 0 picks a free one.")] = 8000,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune/--no-fine-tune", help="Fine-tune one of the networks at the end, a minute or two.")
+    ] = True,
     stay: Annotated[
         bool | None, typer.Option("--stay/--exit", help="Keep the service running at the end; by default at a terminal only.")
     ] = None,
 ) -> None:
-    """Start the service and do the main job on real images: budgets in, networks out, accuracy measured."""
+    """Start the service and do the main job on real images: budgets in, networks out, accuracy measured.
+
+    At the end it fine-tunes one of them on other images, beside the same network from scratch.
+    """
     images = load_image_set(TEST_IMAGES)
     err.print("starting the service …")
     with tempfile.TemporaryDirectory(prefix="tleg-demo-") as folder, _service(Path(folder), port) as url:
         out.print(f"\nThe service runs on {url}. Three budgets, {len(images.labels):,} real test images ({images.name}).\n")
         results = [_try(url, budget, images, Path(folder)) for budget in BUDGETS]
         _print_results(results)
+        if fine_tune:
+            with Client(url) as client:
+                print_comparison(compare_starts(client, url, results[0].model, Path(folder)))
         stays = stay if stay is not None else sys.stdin.isatty() and sys.stdout.isatty()
         _print_next(url if stays else ClientSettings().url, results[0].model, stays=stays)
         if stays:
@@ -135,35 +140,8 @@ def _try(url: str, budget: BudgetBody, images: ImageSet, folder: Path) -> Result
         path = folder / f"{model.id}.safetensors"
         client.download(model.id, path)
         seconds = time.perf_counter() - started
-    config = httpx.get(f"{url}{model.links['config']}").raise_for_status().json()
-    return Result(budget=budget, model=model, seconds_to_weights=seconds, top1=_top1(config, path, images))
-
-
-def _top1(config: dict[str, Any], path: Path, images: ImageSet) -> float:
-    """Return the accuracy of the downloaded network, by nothing but timm, safetensors and torch."""
-    import timm
-    import torch
-    from safetensors.torch import load_file
-
-    network = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
-    network.load_state_dict(load_file(path), strict=True)
-    network.eval()
-    preprocessing = config["pretrained_cfg"]
-    correct = 0
-    with torch.inference_mode():
-        for start in range(0, len(images.labels), _BATCH):
-            pixels = _pixels(images.images[start : start + _BATCH], preprocessing)
-            correct += int((network(pixels).argmax(1).numpy() == images.labels[start : start + _BATCH]).sum())
-    return correct / len(images.labels)
-
-
-def _pixels(images: NDArray[np.uint8], preprocessing: dict[str, Any]) -> torch.Tensor:
-    """Return images (B, H, W, C) as the network's input (B, C, H, W)."""
-    import torch
-
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(preprocessing[name])[None, :, None, None] for name in ("mean", "std"))
-    return (scaled - mean) / std
+    top1 = measure_top1(f"{url}{model.links['config']}", path, images)
+    return Result(budget=budget, model=model, seconds_to_weights=seconds, top1=top1)
 
 
 def _print_results(results: list[Result]) -> None:
@@ -200,6 +178,9 @@ def _print_next(url: str, model: CreatedModel, *, stays: bool) -> None:
   curl -s -o descendant.safetensors \\
        {url}/tleg/{name}/resolve/main/model.safetensors
   curl -s {url}/frontier
+  curl -s --data-binary @images.zip {url}/datasets      # a zip of class folders
+  .venv/bin/tleg datasets upload FOLDER                    # or a folder
+  .venv/bin/tleg fine-tunes create --max-params 3M --dataset ds-… --watch
   HF_ENDPOINT={url} .venv/bin/python -c \\
       'import timm; print(timm.create_model("hf-hub:tleg/{name}", pretrained=True))'
 

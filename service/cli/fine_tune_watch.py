@@ -71,7 +71,7 @@ class _Display:
         again = self._attempt > 1 and self._status == JobStatus.RUNNING
         died = before == JobStatus.RUNNING and self._status == JobStatus.QUEUED
         why = f" ({facts['reason']})" if facts.get("reason") else ""
-        if self._lines or again or died:
+        if (self._lines and not JobStatus(self._status).is_terminal) or again or died:
             self._say(f"{self._status}{f', attempt {self._attempt}' if again else ''}{why}", always=True)
 
     def _say(self, text: str, *, always: bool = False) -> None:

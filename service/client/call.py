@@ -6,6 +6,7 @@ reached at all is said so at once.
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import TypeVar
 from urllib.parse import quote
@@ -92,6 +93,11 @@ def unreachable(error: httpx.TransportError) -> ClientError:
     """Return the error of a server that gives no answer."""
     hint = "; is it running? `tleg serve` starts one" if isinstance(error, httpx.ConnectError) else ""
     return ClientError(f"no answer from {_origin(error.request)}: {str(error) or type(error).__name__}{hint}")
+
+
+def fresh_key() -> str:
+    """Return an Idempotency-Key for one creation, with which sending it again makes nothing new."""
+    return secrets.token_hex(16)
 
 
 def segment(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from pathlib import Path
 
 from service.api.schemas.fine_tunes import CheckpointList, EventList, FineTuneBody, FineTuneList, FineTuneResource
 from service.api.schemas.models import ModelResource
-from service.client.call import call, given, segment
+from service.client.call import call, fresh_key, given, segment
 from service.client.download import Progress, download
 from service.client.effect import Flow, Request, sleep
 from service.client.errors import ClientError, FineTuneError, WaitTimeoutError
@@ -31,7 +30,7 @@ def create_fine_tune(body: FineTuneBody, *, idempotency_key: str | None = None) 
         method="POST",
         path="/fine-tunes",
         json=body.model_dump(mode="json", exclude_unset=True),
-        headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+        headers={"Idempotency-Key": idempotency_key or fresh_key()},
     )
     return call(FineTuneResource, request)
 

@@ -72,21 +72,20 @@ class FolderArchive:
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
-    """Yield the files below a folder; a folder that links lead to twice is read once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [(folder, "")]
+    """Yield the files below a folder; links are followed, but not into a folder that they lie in."""
+    waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(folder, "", frozenset())]
     while waiting:
-        place, prefix = waiting.pop()
+        place, prefix, above = waiting.pop()
         status = place.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
             continue
-        seen.add((status.st_dev, status.st_ino))
         with os.scandir(place) as found:
-            for item in sorted(found, key=lambda item: item.name):
+            for item in found:
                 if item.name.startswith("."):
                     continue
                 if item.is_dir():
-                    waiting.append((Path(item.path), f"{prefix}{item.name}/"))
+                    waiting.append((Path(item.path), f"{prefix}{item.name}/", above | {identity}))
                 elif item.is_file():
                     yield _Entry(Path(item.path), f"{prefix}{item.name}", item.stat().st_size)
 

@@ -193,5 +193,5 @@ class RandPixels:
     def _augment(self, row: int, epoch: int) -> npt.NDArray[np.uint8]:
         image = decode_image(self._file.encoded(row)).convert(_MODES[self._shape.channels])
         with global_draws(seed_of(self._seed, "rand", epoch, row)):
-            pixels: npt.NDArray[np.uint8] = self._transform(image)
+            pixels: npt.NDArray[np.uint8] = np.asarray(self._transform(image))  # timm gives an array or a tensor
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))

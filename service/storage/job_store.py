@@ -354,7 +354,11 @@ class JobStore:
             suspects = running + cancelling + await self._without_message(queued)
         touched = []
         for job_id in suspects:
-            job = await self.get(job_id)
+            try:
+                job = await self.get(job_id)
+            except (JobNotFoundError, UnreadableRecordError) as error:  # one damaged record must not hold up the others
+                logger.error(str(error), extra={"action": "record_skipped", "job": job_id})
+                continue
             args: list[str | int] = [self._max_deaths, _SILENT, self._lease_us]
             _, acted = await self._run(self._sweep, job_id, job.spec.dataset, args)
             if int(acted):

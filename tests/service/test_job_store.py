@@ -17,6 +17,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from service.domain.errors import (
     CursorUnknownError,
+    DatasetInUseError,
     DatasetNotFoundError,
     FencedError,
     IdempotencyKeyReusedError,
@@ -26,7 +27,9 @@ from service.domain.errors import (
 )
 from service.domain.job import JobStatus, Progress, new_job_id
 from service.storage import keys
+from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, Demand, JobStore
+from service.storage.object_store import ObjectStore
 from tests.service.jobs import DATASET, KEY, SPEC, START, WRITES, Store, checkpoint, run
 
 
@@ -108,6 +111,24 @@ def test_a_key_still_gives_its_job_when_the_data_set_is_gone(url: str) -> None:
         job, _ = await store.create(SPEC, key=KEY)
         await store.redis.delete(keys.dataset(DATASET))
         assert await store.create(SPEC, key=KEY) == (job, False)
+
+    run(url, use)
+
+
+def test_a_job_and_the_deletion_of_its_data_set_exclude_each_other(url: str, tmp_path: Path) -> None:
+    """Whoever comes first: no job waits for a data set that is gone."""
+
+    async def use(store: Store) -> None:
+        datasets, objects = DatasetStore(store.redis), ObjectStore(tmp_path.as_uri())
+        for _ in range(20):
+            await store.redis.hset(keys.dataset(DATASET), "record", "{}")
+            orders = [store.create(SPEC), datasets.delete(DATASET, objects), store.create(SPEC)]
+            made = [item for item in await asyncio.gather(*orders, return_exceptions=True) if isinstance(item, tuple)]
+            assert bool(made) == await store.redis.exists(keys.dataset(DATASET))
+            for job, _ in made:
+                with pytest.raises(DatasetInUseError):
+                    await datasets.delete(DATASET, objects)
+                await store.cancel(job.id)
 
     run(url, use)
 
@@ -550,6 +571,20 @@ def test_deaths_count_again_from_the_first_after_progress(url: str, progress: st
             await store.save_state(claim, f"{claim.attempt}-{step}", step)
         else:
             await store.add_checkpoint(claim, checkpoint(step))
+
+    run(url, use)
+
+
+def test_a_damaged_record_holds_up_no_other_job(url: str) -> None:
+    """A sweep and a list go on without it."""
+
+    async def use(store: Store) -> None:
+        damaged, sound = await store.claimed(), await store.claimed()
+        await store.redis.hset(keys.job(damaged.job.id), "record", "{")
+        for claim in (damaged, sound):
+            await store.silence(claim)
+        assert await store.sweep() == [sound.job.id]
+        assert [job.id for job in (await store.page(limit=5, after=None)).jobs] == [sound.job.id]
 
     run(url, use)
 

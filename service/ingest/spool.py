@@ -101,6 +101,11 @@ class Spool:
         """Return the groups that have images."""
         return frozenset(np.unique(np.asarray(self._groups)).tolist())
 
+    def train_classes(self, placement: Placement) -> int:
+        """Return the number of classes that have training images."""
+        labels, splits = self._places(placement)
+        return len(np.unique(labels[(labels >= 0) & (splits == TRAIN)]))
+
     def write(self, target: Path, placement: Placement, *, shown: int) -> Written:
         """Write the data set file, and return what is in it; raises OSError."""
         labels, splits = self._places(placement)

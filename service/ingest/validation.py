@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from service.domain.errors import DatasetRefusedError
@@ -89,7 +89,6 @@ Outcome: TypeAlias = Accepted | Refused | DiskFull
 
 def validate(order: Order) -> Outcome:
     """Return what became of an upload; raises OSError where the disk fails in another way than being full."""
-    Image.MAX_IMAGE_PIXELS = None  # the limit here is the operator's, and looked at first
     try:
         return _accept(order)
     except DatasetRefusedError as error:
@@ -103,8 +102,11 @@ def validate(order: Order) -> Outcome:
 
 
 def _accept(order: Order) -> Accepted:
-    limits = order.limits
-    source = _open(order, limits)
+    with closing(_open(order, order.limits)) as source:
+        return _accept_from(source, order, order.limits)
+
+
+def _accept_from(source: Source, order: Order, limits: Limits) -> Accepted:
     refusals = _Refusals()
     groups: set[int] = set()
     with Spool(order.spool) as spool, _CurrentEntry(order.current) as current:
@@ -123,17 +125,17 @@ def _accept(order: Order) -> Accepted:
         if not len(spool):
             raise DatasetRefusedError(f"there are no images that can be used{refusals.described()}")
         placement = source.placement(groups | spool.groups())
+        with_images = spool.train_classes(placement)
+        if with_images < MIN_CLASSES:
+            raise DatasetRefusedError(
+                f"{with_images} of the classes {'has' if with_images == 1 else 'have'} training images; "
+                f"at least {MIN_CLASSES} must: a folder for each class, or a column of labels{refusals.described()}",
+                limit=MIN_CLASSES,
+            )
         source.close()
         order.source.unlink(missing_ok=True)  # makes room for what is written next
         written = spool.write(order.target, placement, shown=_EXAMPLES_OF_A_REASON)
     refusals.count_all(written.without_class, written.examples, Reason.NO_CLASS)
-    with_images = sum(count > 0 for count in written.train_counts)
-    if with_images < MIN_CLASSES:
-        raise DatasetRefusedError(
-            f"{with_images} of the classes {'has' if with_images == 1 else 'have'} training images; "
-            f"at least {MIN_CLASSES} must: a folder for each class, or a column of labels{refusals.described()}",
-            limit=MIN_CLASSES,
-        )
     content = asdict(written)
     for name in ("without_class", "examples"):
         del content[name]

@@ -111,10 +111,9 @@ class ZipArchive:
         if start + size > end:
             raise DatasetRefusedError("the zip is damaged: its central directory lies outside of it")
         limit = self._limits.max_entries
-        if count > limit or size // _ENTRY.size > limit * 8:  # eight: entries are longer than their fixed part
-            raise DatasetRefusedError(
-                f"the zip has {max(count, size // _ENTRY.size):,} entries; at most {limit:,} can be", limit=limit
-            )
+        if count > limit or size // _ENTRY.size > 8 * limit:  # eight: entries are longer than their fixed part
+            stated = f"{count:,}" if count > limit else "too many"
+            raise DatasetRefusedError(f"the zip has {stated} entries; at most {limit:,} can be", limit=limit)
         return start, size, count
 
     def _check(self, start: int, size: int, count: int) -> None:

@@ -46,7 +46,7 @@ class DatasetSummary(BaseModel):
     refused: dict[str, int] = Field(
         description="Images that were left out, by reason: `empty`; `format` (neither JPEG nor PNG nor WebP, by content); "
         "`damaged` (cut short too); `animated`; `too_many_pixels`; `too_many_bytes`; `no_class` (not in a class folder); "
-        "`no_image` and `no_label` (rows without)."
+        "`no_image` and `no_label` (rows without). In the answer to an upload that was there already, that upload's."
     )
     created_at: datetime = Field(description="When it was first uploaded.")
     links: dict[str, str] = Field(description="Paths on this server: self.")

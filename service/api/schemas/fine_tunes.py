@@ -305,7 +305,7 @@ class CheckpointResource(BaseModel):
 
     epoch: int = Field(description="Epochs done.")
     step: int = Field(description="Updates done.")
-    metrics: dict[str, float] = Field(description="`loss`, `top1` and `top5` on the held-out images.")
+    metrics: dict[str, float] = Field(description="`loss`, `top1` and `top5` on the held-out images, and `train_loss`.")
     model: str = Field(description="The id of the model.")
     created_at: datetime = Field(description="When it was made.")
     links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")

@@ -84,6 +84,7 @@ class Delivery:
         self._progress = replace(claim.job.progress, images_per_s=None, estimated_finish=None)
         self._settings: Mapping[str, Any] = claim.job.settings_used or claim.job.spec.settings
         self._stepped = False
+        self._unwritten = False  # whether the store is behind our progress
         self._state_at_s = 0.0
         self._event_at_s = 0.0
         self._event_step = 0
@@ -161,6 +162,7 @@ class Delivery:
                 progress = self._advanced(item.epoch, item.step, item.metrics)
                 facts = {"epoch": item.epoch, "step": item.step, "metrics": _finite(item.metrics)}
                 await jobs.report(claim, progress, event=("epoch", facts))
+                self._unwritten = False
             case Saved():
                 replaced = await jobs.save_state(claim, item.key, item.step)
                 if replaced:
@@ -174,12 +176,15 @@ class Delivery:
                 self.closing = True
                 self._clean(await jobs.succeed(claim, model.id, progress))
             case Failed():
+                await self._catch_up()
                 self.closing = True
                 self._clean(await jobs.fail(claim, JobError(code=item.code, message=item.message)))
             case Release():
+                await self._catch_up()
                 self.closing = True
                 self._clean(await jobs.release(claim, item.to))
             case Died():
+                await self._catch_up()
                 self.closing = True
                 self._clean(await jobs.died(claim, item.reason))
 
@@ -189,6 +194,7 @@ class Delivery:
         self._progress = replace(
             self._advanced(item.epoch, item.step, item.metrics), steps=item.steps, images_per_s=item.images_per_s
         )
+        self._unwritten = True
         if not is_edge and now - self._state_at_s < _STATE_PAUSE_S:
             return
         event = None
@@ -203,9 +209,16 @@ class Delivery:
             }
             event = ("progress", facts)
         await self._jobs.report(self._claim, self._progress, event=event)
+        self._unwritten = False
         self._stepped, self._state_at_s = True, now
         if event is not None:
             self._event_at_s, self._event_step = now, item.step
+
+    async def _catch_up(self) -> None:
+        """Record the latest step, if that was too soon after the one before."""
+        if self._unwritten:
+            await self._jobs.report(self._claim, self._progress)
+            self._unwritten = False
 
     def _advanced(self, epoch: int, step: int, metrics: Mapping[str, float]) -> Progress:
         self._progress = replace(

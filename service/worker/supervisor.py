@@ -150,7 +150,10 @@ class Supervisor:
             await attempt.run(lambda: self._engine.provide(nproc))
         except Exception as error:
             logger.exception("the attempt failed in the worker", extra={"action": "attempt_broken"} | attempt.context)
-            await self._bury(claim, f"the worker failed: {type(error).__name__}: {error}")
+            cause = error
+            while isinstance(cause, ExceptionGroup):
+                cause = cause.exceptions[0]
+            await self._bury(claim, f"the worker failed: {type(cause).__name__}: {cause}")
         finally:
             await self._engine.settle()
 

@@ -149,7 +149,7 @@ def test_a_paused_job_is_saved_and_goes_on_when_resumed(on_bench: OnBench) -> No
             await bench.until(job.id, lambda job: job.progress.step >= 1)
             await bench.jobs.pause(job.id)
             paused = await bench.until(job.id, lambda job: job.status is JobStatus.PAUSED)
-            assert paused.resume_key is not None
+            assert paused.resume_key == f"jobs/{job.id}/1-{paused.progress.step}.safetensors"
             await asyncio.sleep(0.5)
             assert (await bench.jobs.get(job.id)).status is JobStatus.PAUSED
             await bench.jobs.resume(job.id)

@@ -10,10 +10,10 @@ COMPILE := $(BIN)/uv pip compile --python-version 3.11 --universal --generate-ha
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check format lint types contracts bench lock clean
+.PHONY: help install demo test test-fast check format lint types contracts bench bench-fine-tuning lock clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Make the environment in .venv, with the locked versions
 
@@ -50,6 +50,9 @@ contracts: $(INSTALLED) ## Check which package may import which
 
 bench: $(INSTALLED) ## Measure the service against its peers, in one run
 	$(BIN)/python -m benchmarks.serving
+
+bench-fine-tuning: $(INSTALLED) ## Measure fine-tuning against timm's own loop, on real images
+	$(BIN)/python -m benchmarks.fine_tuning
 
 lock: ## Renew requirements.lock from pyproject.toml, and the locks of docker/ from both
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements.lock

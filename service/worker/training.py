@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel
 
 from service.domain.dataset import Dataset
-from service.domain.errors import LearngeneNotLoadedError, ObjectStoreError
+from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectStoreError
 from service.domain.model import Model
 from service.storage.object_store import state_key, weights_key
 from service.worker.protocol import EpochDone, Failed, Finished, Note, Run, Saved, Started, Stepped, Stopped, Weights
@@ -168,7 +168,7 @@ def _failure(job: str, error: Exception) -> Failed:
             code, message = "out_of_memory", "one image at a time does not fit the memory of the worker's device"
         case LearngeneNotLoadedError():
             code, message = "learngene_not_loaded", str(error)
-        case FileNotFoundError():
+        case DatasetNotFoundError():
             code, message = "dataset_missing", "the data set's images are not in the object store"
         case ImageFileError():
             code, message = "dataset_missing", "the data set's images cannot be read: the file is damaged"

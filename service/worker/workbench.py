@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from service.domain.dataset import Dataset
-from service.domain.errors import LearngeneNotLoadedError, ObjectStoreError
+from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectStoreError
 from service.domain.model import Model
 from service.storage.learngene_registry import load_catalogue
 from service.storage.object_store import ObjectStore
@@ -104,7 +104,7 @@ class Workbench:
         """Return a data set's file, open.
 
         Raises:
-            FileNotFoundError: It is not in the store.
+            DatasetNotFoundError: It is not in the store.
             ObjectStoreError: The store fails.
             ImageFileError: It is damaged.
         """
@@ -114,9 +114,9 @@ class Workbench:
             path = self.store.local_path(key)
             if path is None:
                 path = self.work_dir / Path(key).name  # the key's last part is a digest of ours
-                self.store.fetch_file(key, path)
+                self._fetch_dataset(dataset, path)
             if not path.is_file():
-                raise FileNotFoundError(key)
+                raise DatasetNotFoundError(dataset.id)
             self._files[key] = file = ImageFile.open(path)
         self._files.move_to_end(key)
         while len(self._files) > _FETCHED_FILES:
@@ -141,6 +141,12 @@ class Workbench:
             )
         self._pixels.move_to_end(key)
         return self._pixels[key]
+
+    def _fetch_dataset(self, dataset: Dataset, path: Path) -> None:
+        try:
+            self.store.fetch_file(dataset.object_key, path)
+        except FileNotFoundError:
+            raise DatasetNotFoundError(dataset.id) from None
 
     def fetch(self, key: str, path: Path) -> None:
         """Write an object to a file; raises `ObjectStoreError`, where there is none too."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from service.worker.protocol import REPORT, Beat, Failed, Finished, Ready, Setup, Stop, Stopped
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 150.0  # an engine that starts on a busy machine takes long
 
 
 class EngineGoneError(Exception):

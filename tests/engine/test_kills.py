@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
-from service.worker.protocol import Finished, Run, Saved
+from service.worker.protocol import Finished, Run, Saved, Stepped, Stopped
 from tests.engine.conftest import Scene, again
-from tests.engine.driver import Engine
+from tests.engine.driver import Engine, EngineGoneError
 
 
 def finish_despite_kills(start: Callable[..., Engine], run: Run, delays_s: list[float]) -> Finished:
@@ -29,6 +30,7 @@ def finish_despite_kills(start: Callable[..., Engine], run: Run, delays_s: list[
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("checkpoint_s", [0.0, 0.05])
 def test_a_job_that_is_killed_at_random_moments_ends_in_the_same_weights(
     start: Callable[..., Engine], scene: Scene, checkpoint_s: float
@@ -42,3 +44,48 @@ def test_a_job_that_is_killed_at_random_moments_ends_in_the_same_weights(
         start, scene.run(checkpoint_s=checkpoint_s, **options), [rng.uniform(0.0, 0.6) for _ in range(3)]
     )
     assert killed.weights.sha256 == undisturbed.weights.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_train_together_and_go_on_together(start: Callable[..., Engine], scene: Scene) -> None:
+    """Stopped in between and gone on with, they end in the weights of an undisturbed pair."""
+    with start(nproc=2) as engine:
+        undisturbed = engine.do(scene.run(nproc=2, epochs=20))[-1]
+        assert isinstance(undisturbed, Finished)
+        run = scene.run(nproc=2, epochs=20)
+        engine.order(run)
+        engine.until(Stepped)
+        engine.stop(run.job, save=True)
+        saved = [report for report in engine.until(Stopped) if isinstance(report, Saved)]
+        resumed = engine.do(again(run, saved[0].key))[-1]
+    assert resumed.weights.sha256 == undisturbed.weights.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_dead_process_of_two_ends_the_engine(start: Callable[..., Engine], scene: Scene) -> None:
+    """Nothing hangs: the connection ends within some seconds, and no process is left."""
+    engine = start(nproc=2)
+    engine.order(scene.run(nproc=2, epochs=10_000))
+    engine.until(Stepped)
+    ranks = psutil.Process(engine.process.pid).children(recursive=True)
+    assert len(ranks) == 2
+    ranks[1].kill()
+    with pytest.raises(EngineGoneError):
+        engine.until(Finished)
+    engine.process.wait(30)
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+    engine.hang_up()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_process_outlives_a_killed_launcher(start: Callable[..., Engine]) -> None:
+    """The kernel ends the processes with torchrun."""
+    engine = start(nproc=2)
+    ranks = psutil.Process(engine.process.pid).children(recursive=True)
+    engine.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive

@@ -195,8 +195,9 @@ class EngineProcess:
                 if unready_s > _START_TIMEOUT_S:
                     self.kill(f"the training process was not ready within {_START_TIMEOUT_S:.0f} s")
             if self._listening is not None and self._listening.done() and not exited.done():
-                await asyncio.wait({exited}, timeout=_STOP_TIMEOUT_S)
-                self.kill("the training process closed its connection")
+                await asyncio.wait({exited}, timeout=_STOP_TIMEOUT_S)  # it is ending, most often
+                if not exited.done():
+                    self.kill("the training process closed its connection")
             elif silent_s >= self._silence_limit_s:
                 self.kill(f"the training process said nothing for {self._silence_limit_s:g} s")
         if self._listening is not None:  # it may have sent its result and ended

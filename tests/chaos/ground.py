@@ -45,7 +45,7 @@ HEARTBEAT_S = 4.0
 CLASSES = ("circle", "square", "triangle")
 IMAGES_OF_A_CLASS = 40
 _DATASET_ID = "ds-" + 32 * "c"
-_DEADLINE_S = 150.0
+_DEADLINE_S = 240.0
 
 _T = TypeVar("_T")
 
@@ -299,7 +299,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-def wait_until(holds: Callable[[], bool], *, within_s: float = 90) -> None:
+def wait_until(holds: Callable[[], bool], *, within_s: float = 180) -> None:
     """Wait until that holds."""
     deadline = time.monotonic() + within_s
     while not holds():

@@ -16,7 +16,7 @@ from service.domain.job import JobStatus
 from tests.chaos.ground import HEARTBEAT_S, Ground, engine_of, kill, wait_until
 from tests.service.server import is_running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 JOB_S = 4.0  # about how long a job takes
 SEEDS = range(3)

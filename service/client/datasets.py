@@ -14,6 +14,7 @@ from service.client.errors import ClientError
 from service.client.folder_archive import CHUNK_BYTES, FolderArchive
 
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
+_MAX_NAME = 128  # characters, of the API
 _VALIDATION_TIMEOUT_S = 3600.0  # the answer comes when every image was looked at
 
 
@@ -37,7 +38,7 @@ def upload_dataset(path: Path, *, name: str | None = None, progress: Progress | 
     request = Request(
         method="POST",
         path="/datasets",
-        params=given(name=name or _SUFFIX.sub("", path.resolve().name)),
+        params=given(name=name or _name(path) or None),
         headers={"Content-Type": content_type},
         upload=upload,
         read_timeout_s=_VALIDATION_TIMEOUT_S,
@@ -62,6 +63,12 @@ def delete_dataset(dataset_id: str) -> Flow[None]:
 
 def _path(dataset_id: str) -> str:
     return f"/datasets/{segment(dataset_id)}"
+
+
+def _name(path: Path) -> str:
+    """Return what to call a path's content: its name, as far as the API takes it."""
+    name = _SUFFIX.sub("", path.resolve().name)
+    return "".join(letter if letter.isprintable() else "_" for letter in name)[:_MAX_NAME]
 
 
 def _open(path: Path) -> tuple[Upload, str]:

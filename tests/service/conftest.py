@@ -5,6 +5,8 @@ State is shared within a run on purpose, as it is on a server; a test that needs
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,9 +17,11 @@ import redis
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
+from service.cli.main import run
 from service.settings import Settings
 from service.storage.embedded_redis import EmbeddedRedis
 from tests.service import tiny
+from tests.service.commands import Outcome, Tleg
 from tests.service.server import ServerProcess
 
 ApiFactory = Callable[..., AbstractContextManager[TestClient]]
@@ -95,3 +99,33 @@ def http(server: ServerProcess) -> Iterator[httpx.Client]:
     """A client of that server."""
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def tleg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tleg:
+    """Run `tleg` with arguments, in this process but through its entry point."""
+    monkeypatch.setenv("COLUMNS", "80")
+    before = signal.getsignal(signal.SIGTERM)  # `tleg serve` takes the signal
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["tleg", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            run()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err + printed.out
+        return Outcome(int(code or 0), printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def online(tleg: Tleg, server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> Tleg:
+    """The same, with the server's address in TLEG_URL."""
+    monkeypatch.setenv("TLEG_URL", server.url)
+    return tleg

@@ -5,85 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.cli.main import run
 from tests.service import tiny
+from tests.service.commands import Tleg, assert_fits, assert_one_line_error
 from tests.service.server import ServerProcess, environment
 from tleg_core.learngene import Learngene
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command printed, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its output as JSON."""
-        return json.loads(self.out)
-
-
-Tleg = Callable[..., Outcome]
-
-
-@pytest.fixture
-def tleg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tleg:
-    """Run `tleg` with arguments, in this process but through its entry point."""
-    monkeypatch.setenv("COLUMNS", "80")
-    before = signal.getsignal(signal.SIGTERM)  # `tleg serve` takes the signal
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["tleg", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            run()
-        except SystemExit as end:
-            code = end.code
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err + printed.out
-        return Outcome(int(code or 0), printed.out, printed.err)
-
-    return call
-
-
-@pytest.fixture
-def online(tleg: Tleg, server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> Tleg:
-    """The same, with the server's address in TLEG_URL."""
-    monkeypatch.setenv("TLEG_URL", server.url)
-    return tleg
-
-
-def assert_fits(text: str, columns: int = 80) -> None:
-    """No line is wider than a terminal."""
-    assert [line for line in text.splitlines() if len(line) > columns] == []
-
-
-def assert_one_line_error(outcome: Outcome, *parts: str) -> None:
-    """Exit code 1, nothing on the output, one line on the error stream that says what it must."""
-    assert outcome.code == 1, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    for part in parts:
-        assert part in outcome.err
-
 
 # Commands against a server.
 
@@ -244,12 +178,12 @@ def test_inspect_fits_a_terminal_with_the_longest_facts(tleg: Tleg, tmp_path: Pa
     "command",
     [
         (),
-        *(
-            (name,)
-            for name in ("serve", "demo", "learngenes", "models", "budget", "expand", "inspect", "import", "train", "evaluate")
-        ),
-        ("ancestry",),
+        *((name,) for name in ("serve", "worker", "demo", "learngenes", "models", "datasets", "fine-tunes", "budget")),
+        *((name,) for name in ("expand", "inspect", "import", "train", "evaluate", "ancestry")),
         *(("models", name) for name in ("create", "list", "get", "download")),
+        *(("datasets", name) for name in ("upload", "list", "get", "delete")),
+        *(("fine-tunes", name) for name in ("create", "list", "get", "watch", "cancel", "pause", "resume")),
+        *(("fine-tunes", name) for name in ("checkpoints", "download")),
     ],
     ids=" ".join,
 )
@@ -316,6 +250,9 @@ def test_a_bad_learngene_is_one_line(
         ("models", "get", "m-1"),
         ("models", "create"),
         ("models", "download", "m-1"),
+        ("datasets", "list"),
+        ("fine-tunes", "watch", "ft-1"),
+        ("fine-tunes", "create", "--dataset", "ds-1"),
     ],
     ids=" ".join,
 )

@@ -11,7 +11,9 @@ import gc
 import logging
 import os
 import signal
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from pydantic import BaseModel, TypeAdapter
@@ -21,11 +23,11 @@ from service.logs import configure_logging
 from service.storage.object_store import ObjectStore
 from service.worker.connection import Connection
 from service.worker.parent_death import end_with_parent
-from service.worker.protocol import Ready, Run, Setup
+from service.worker.protocol import Failed, Ready, Run, Setup
 from service.worker.rehearsal import rehearse
-from service.worker.training import train
+from service.worker.training import FIRST_WORD_S, train
 from service.worker.workbench import Workbench, choose_device
-from tleg_core.errors import TlegError
+from tleg_core.errors import ConfigError, TlegError
 from tleg_core.training.loop import Wish
 from tleg_core.training.processes import Processes
 
@@ -63,7 +65,12 @@ def run() -> None:
 
 def _work(connection: Connection | None, processes: Processes) -> None:
     setup = _SETUP.validate_json(processes.told(connection.setup().model_dump_json() if connection else ""))
-    device = choose_device(setup.device, processes.rank, processes.count)
+    try:
+        device = choose_device(setup.device, processes.rank, processes.count)
+    except ConfigError as error:
+        if processes.count == 1:
+            raise
+        _refuse(connection, processes, str(error))
     bench = Workbench(
         [Path(path) for path in setup.learngenes],
         ObjectStore(setup.store_url),
@@ -84,6 +91,16 @@ def _work(connection: Connection | None, processes: Processes) -> None:
             lambda report: _say(connection, report),
             lambda: Wish.GO_ON if connection is None else connection.wish(order.job),  # noqa: B023 (called within the turn)
         )
+
+
+def _refuse(connection: Connection | None, processes: Processes, reason: str) -> NoReturn:
+    """Answer a job that these processes cannot do; all of them come to the same conclusion."""
+    _say(connection, Ready(device="none"))
+    order = _RUN.validate_json(processes.told(connection.next_run().model_dump_json() if connection else ""))
+    _say(connection, Failed(job=order.job, code="invalid_settings", message=reason))
+    if connection is None:
+        time.sleep(FIRST_WORD_S)
+    os._exit(1)
 
 
 def _say(connection: Connection | None, report: BaseModel) -> None:

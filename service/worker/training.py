@@ -34,7 +34,7 @@ from tleg_core.training.observer import EpochReport, StepReport
 
 logger = logging.getLogger(__name__)
 
-_FIRST_WORD_S = 5.0  # that the first process has for its report before another one's end ends it
+FIRST_WORD_S = 5.0  # that the first process has for its report before another one's end ends it
 
 Report = Callable[[BaseModel], None]
 
@@ -149,7 +149,7 @@ def _leave(failure: Failed, bench: Workbench, report: Report) -> NoReturn:
     if bench.processes.first and failure.code != "internal_error":
         report(failure)
     elif not bench.processes.first:
-        time.sleep(_FIRST_WORD_S)
+        time.sleep(FIRST_WORD_S)
     os._exit(1)
 
 
@@ -174,6 +174,8 @@ def _failure(job: str, error: Exception) -> Failed:
             code, message = "dataset_missing", "the data set's images cannot be read: the file is damaged"
         case ObjectStoreError():
             code, message = "storage_failed", str(error)
+        case OSError(errno=None):  # Pillow's
+            code, message = "dataset_missing", "an image of the data set cannot be decoded"
         case OSError():
             code, message = "storage_failed", f"the worker's disk failed: {os.strerror(error.errno or 0)}"
         case _ if is_out_of_memory(error):

@@ -27,6 +27,7 @@ from tleg_core.training.batches import Batches
 from tleg_core.training.config import TrainingConfig
 from tleg_core.training.decoded import DecodedPixels, InputShape, RandPixels
 from tleg_core.training.draws import generator_of, seed_of
+from tleg_core.training.errors import is_out_of_memory
 from tleg_core.training.evaluate import Scores, measure_scores
 from tleg_core.training.keeper import Keeper
 from tleg_core.training.loop import Outcome, Trainer, Wish
@@ -155,13 +156,15 @@ class FineTune:
         self._lesson, self._device, self._wish, self._processes = lesson, device, wish, processes or Processes()
         split = split_images(lesson.file, settings)
         steps = settings.epochs * (len(split.train) // settings.batch_size)
+        optional = settings.compile == "auto"
         self.settings = settings = settings_on(settings, device, steps=steps)
         self.images = len(split.held_out)
         labels = torch.from_numpy(lesson.file.labels)
         self._held_out, self._held_out_labels = split.held_out.tolist(), labels[split.held_out]
         self._network = self._built()
         freeze(self._network, settings.freeze)
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(self._network) if settings.compile else self._network
+        self._forward: Callable[[Tensor], Tensor] = self._compiled(optional=optional) if settings.compile else self._network
+        settings = self.settings
         pixels = (
             RandPixels(lesson.file, lesson.shape, lesson.preprocessing, seed=settings.seed, device=device, threads=threads)
             if settings.augmentation is AugmentationChoice.RAND
@@ -240,6 +243,26 @@ class FineTune:
             raise ConfigError("start", "from a model needs its weights")
         weights = with_head(lesson.weights, lesson.network.num_classes, keep=settings.head is HeadStart.KEEP)
         return lesson.network.load(weights, drop_path=settings.drop_path, device=self._device)
+
+    def _compiled(self, *, optional: bool) -> Callable[[Tensor], Tensor]:
+        """Return the network compiled, tried on a batch; as it is where that is impossible and nobody asked for it."""
+        forward: Callable[[Tensor], Tensor] = torch.compile(self._network)
+        settings, shape = self.settings, self._lesson.shape
+        size = (settings.batch_size // settings.nproc, shape.channels, shape.side, shape.side)
+        try:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision is Precision.BFLOAT16):
+                logits = forward(torch.zeros(size, device=self._device))
+            logits.float().sum().backward()  # type: ignore[no-untyped-call]
+        except Exception as error:  # the compiler's errors are of many kinds, and so are those of what it calls
+            if is_out_of_memory(error):
+                return forward  # the loop will take smaller parts
+            if not optional:
+                raise ConfigError("compile", f"this worker cannot compile the network ({type(error).__name__})") from error
+            self.settings = replace(settings, compile=False)
+            return self._network
+        finally:
+            self._network.zero_grad()
+        return forward
 
     def _prepare(self, pixels: Tensor) -> Tensor:
         return normalise(to_unit(pixels), self._lesson.preprocessing)

@@ -178,7 +178,7 @@ def _print_next(url: str, model: CreatedModel, *, stays: bool) -> None:
   curl -s -o descendant.safetensors \\
        {url}/tleg/{name}/resolve/main/model.safetensors
   curl -s {url}/frontier
-  curl -s --data-binary @images.zip {url}/datasets      # a zip of class folders
+  curl -s -X POST -T images.zip {url}/datasets     # a zip of class folders
   .venv/bin/tleg datasets upload FOLDER                    # or a folder
   .venv/bin/tleg fine-tunes create --max-params 3M --dataset ds-… --watch
   HF_ENDPOINT={url} .venv/bin/python -c \\

@@ -191,8 +191,9 @@ def _watch(client: Client, job: FineTuneResource, *, as_json: bool) -> None:
     try:
         ended = watch_job(client, job, as_json=as_json)
     except KeyboardInterrupt:
-        err.print(f"{job.id} goes on: `tleg fine-tunes watch {job.id}` watches it again,", soft_wrap=True)
-        err.print(f"`tleg fine-tunes cancel {job.id}` ends it.", soft_wrap=True)
+        err.print(f"{job.id} goes on.", soft_wrap=True)
+        err.print(f"To watch it again: tleg fine-tunes watch {job.id}", soft_wrap=True)
+        err.print(f"To end it:         tleg fine-tunes cancel {job.id}", soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from None
     if as_json or ended.result is None:
         return

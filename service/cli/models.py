@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.api.schemas.models import ModelResource
+from service.api.schemas.models import FineTuningResource, ModelResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_json, print_table, printable, transfer_bar
 from service.client import Client
@@ -106,6 +106,7 @@ def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
     rows = [
         ("id", model.id),
         ("learngene", f"{model.learngene} ({model.method})"),
+        *_fine_tuning(model),
         ("depth", str(model.member.depth)),
         ("parameters", f"{model.params:,}"),
         ("MACs", f"{model.macs:,}"),
@@ -162,11 +163,27 @@ def _print_models(models: Sequence[ModelResource]) -> None:
             compact(model.params),
             compact(model.macs),
             f"{compact(model.size_bytes)}B",
-            model.learngene,
+            model.learngene if model.fine_tuning is None else f"tuned on {_data_set(model.fine_tuning)}",
         )
         for model in models
     ]
     print_table(("id", "depth", "params", "MACs", "size", "learngene"), rows, folds=5)
+
+
+def _fine_tuning(model: ModelResource) -> list[tuple[str, str]]:
+    """Return what is to be said of a fine-tuned model beside what all have."""
+    tuning = model.fine_tuning
+    if tuning is None:
+        return []
+    return [
+        ("fine-tuned", f"on {_data_set(tuning)}, {tuning.epoch} epochs"),
+        ("from", tuning.parent),
+        ("by", tuning.job),
+    ]
+
+
+def _data_set(tuning: FineTuningResource) -> str:
+    return tuning.dataset_name or tuning.dataset
 
 
 def download_weights(client: Client, model_id: str, output: Path | None) -> None:

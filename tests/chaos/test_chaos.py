@@ -67,7 +67,7 @@ def test_kill_of_the_api(ground: Ground, undisturbed: str, seed: int) -> None:
     ground.have_workers(1)
     job_id = ground.create()
     time.sleep(moments.uniform(0, JOB_S))
-    kill(ground.server.pid)
+    ground.server.stop(signal_number=signal.SIGKILL)
     time.sleep(moments.uniform(0, 1))
     ground.server.start()
     job = ground.ended(job_id)
@@ -202,7 +202,7 @@ def test_no_process_outlives_its_server() -> None:
         worker = next(child for child in psutil.Process(own.server.pid).children() if "worker" in child.cmdline())
         engine = engine_of(worker.pid)
         assert engine is not None
-        kill(own.server.pid)
+        own.server.stop(signal_number=signal.SIGKILL)
         wait_until(lambda: not is_running(worker.pid) and not is_running(engine.pid), within_s=20)
         own.server.start()
 
@@ -212,7 +212,7 @@ def test_five_hundred_jobs_on_two_workers_that_are_being_killed(ground: Ground) 
     moments = random.Random(0)
     ground.have_workers(2)
     job_ids = {ground.create(epochs=1, seed=number, holdout=0.5, save_every_epochs=1) for number in range(500)}
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 540
     succeeded = 0
     while succeeded < len(job_ids):
         assert time.monotonic() < deadline, f"{succeeded} jobs; see {ground.folder}"

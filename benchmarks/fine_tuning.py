@@ -200,7 +200,7 @@ class Timm:
                 optimizer.zero_grad()
                 step += 1
                 scheduler.step_update(step)
-            float(loss)  # waits for the device
+            loss.item()  # waits for the device
             training_s += time.perf_counter() - begun_s
             top1 = self._top1(network, held_out, autocast)
         return Result(step * settings.batch_size / training_s, top1)

@@ -10,8 +10,21 @@
 `AsyncClient` has the same verbs, to be awaited. What a verb does is written once, without input or output (`effect`).
 """
 
+from service.api.schemas.budget import BudgetBody
+from service.api.schemas.fine_tunes import FineTuneBody, FineTuneSettingsBody
+from service.api.schemas.models import ModelRequestBody
 from service.client.async_client import AsyncClient
 from service.client.errors import ClientError, FineTuneError, WaitTimeoutError
 from service.client.sync_client import Client
 
-__all__ = ["AsyncClient", "Client", "ClientError", "FineTuneError", "WaitTimeoutError"]
+__all__ = [
+    "AsyncClient",
+    "BudgetBody",
+    "Client",
+    "ClientError",
+    "FineTuneBody",
+    "FineTuneError",
+    "FineTuneSettingsBody",
+    "ModelRequestBody",
+    "WaitTimeoutError",
+]

@@ -11,7 +11,8 @@ from service.client.call import answer, call, given, segment
 from service.client.download import Progress
 from service.client.effect import Flow, Request, Upload, do
 from service.client.errors import ClientError
-from service.client.folder_archive import CHUNK_BYTES, FolderArchive
+from service.client.file_content import read_exactly
+from service.client.folder_archive import FolderArchive
 
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
 _MAX_NAME = 128  # characters, of the API
@@ -82,21 +83,7 @@ def _open(path: Path) -> tuple[Upload, str]:
             pass
     except OSError as error:
         raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
-    return Upload(chunks=lambda: _file_chunks(path, size_bytes), size_bytes=size_bytes), "application/octet-stream"
-
-
-def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
-    """Yield a file's content, exactly so many bytes."""
-    left = size_bytes
-    try:
-        with path.open("rb") as file:
-            while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-                left -= len(chunk)
-                yield chunk
-    except OSError as error:
-        raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
-    if left:
-        raise ClientError(f"{path}: became shorter while it was sent")
+    return Upload(chunks=lambda: read_exactly(path, size_bytes), size_bytes=size_bytes), "application/octet-stream"
 
 
 def _reporting(upload: Upload, progress: Progress) -> Upload:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.client.errors import ClientError
+from service.client.file_content import CHUNK_BYTES, read_exactly
 
-CHUNK_BYTES = 1024 * 1024
 _BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 
 
@@ -60,15 +60,19 @@ class FolderArchive:
     def chunks(self) -> Iterator[bytes]:
         """Make the archive; raises `ClientError` where a file has changed or cannot be read."""
         pending = bytearray()
+        for piece in self._pieces():
+            pending += piece
+            if len(pending) >= CHUNK_BYTES:
+                yield bytes(pending)
+                pending.clear()
+        yield bytes(pending)
+
+    def _pieces(self) -> Iterator[bytes]:
         for entry in self._entries:
-            pending += entry.header()
-            for content in _content(entry):
-                pending += content
-                if len(pending) >= CHUNK_BYTES:
-                    yield bytes(pending)
-                    pending.clear()
-            pending += bytes(entry.padded_bytes - entry.size_bytes)
-        yield bytes(pending) + bytes(2 * _BLOCK)
+            yield entry.header()
+            yield from read_exactly(entry.path, entry.size_bytes)
+            yield bytes(entry.padded_bytes - entry.size_bytes)
+        yield bytes(2 * _BLOCK)  # the archive's end
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
@@ -88,17 +92,3 @@ def _entries(folder: Path) -> Iterator[_Entry]:
                     waiting.append((Path(item.path), f"{prefix}{item.name}/", above | {identity}))
                 elif item.is_file():
                     yield _Entry(Path(item.path), f"{prefix}{item.name}", item.stat().st_size)
-
-
-def _content(entry: _Entry) -> Iterator[bytes]:
-    """Yield a file's content, exactly as long as its header says."""
-    left = entry.size_bytes
-    try:
-        with entry.path.open("rb") as file:
-            while left and (content := file.read(min(CHUNK_BYTES, left))):
-                left -= len(content)
-                yield content
-    except OSError as error:
-        raise ClientError(f"{entry.path}: cannot be read: {error.strerror}") from None
-    if left:
-        raise ClientError(f"{entry.path}: became shorter while it was sent")

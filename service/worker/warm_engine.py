@@ -95,8 +95,10 @@ class WarmEngine:
 
     async def _exchange(self, nproc: int) -> None:
         """End the engine, for another number of processes; the next is started at once."""
-        self._nproc = nproc
+        before, self._nproc = self._nproc, nproc
         if self._engine is not None:
+            if before > 1:  # a group has nothing to lose, and ends in order only with a page of complaints by torchrun
+                self._engine.kill("its job is done")
             await self._engine.stop()
 
     async def _keep(self) -> None:

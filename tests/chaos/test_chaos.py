@@ -211,7 +211,7 @@ def test_five_hundred_jobs_on_two_workers_that_are_being_killed(ground: Ground) 
     """Exactly five hundred results: no job is lost, none fails, none succeeds twice."""
     moments = random.Random(0)
     ground.have_workers(2)
-    job_ids = {ground.create(epochs=1, seed=number, holdout=0.5, save_every_epochs=1) for number in range(500)}
+    job_ids = {ground.create(epochs=1, warmup_epochs=0, seed=number, holdout=0.5, save_every_epochs=1) for number in range(500)}
     deadline = time.monotonic() + 540
     succeeded = 0
     while succeeded < len(job_ids):

@@ -15,10 +15,10 @@ class Pace:
 
     def note(self, now_s: float, step: int) -> None:
         """Note that `step` was reached; `now_s` is a clock that is never set back."""
-        if not self._marks or now_s - self._marks[-1][0] >= _WINDOW_S / 100 or len(self._marks) == 1:
-            self._marks.append((now_s, step))
+        if len(self._marks) > 1 and self._marks[-1][0] - self._marks[-2][0] < _WINDOW_S / 100:
+            self._marks[-1] = (now_s, step)  # the latest always is a mark
         else:
-            self._marks[-1] = (now_s, step)
+            self._marks.append((now_s, step))
         while len(self._marks) > 2 and now_s - self._marks[0][0] > _WINDOW_S:
             del self._marks[0]
 

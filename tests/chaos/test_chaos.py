@@ -217,11 +217,12 @@ def test_five_hundred_jobs_on_two_workers_that_are_being_killed(ground: Ground) 
     while succeeded < len(job_ids):
         assert time.monotonic() < deadline, f"{succeeded} jobs; see {ground.folder}"
         time.sleep(moments.uniform(2, 15))
-        workers = [worker for worker in ground.workers if worker.process.poll() is None]
-        victim = moments.choice(workers)
-        engine = victim.engine()
-        kill(engine.pid if engine is not None and moments.random() < 0.5 else victim.pid)
-        time.sleep(0.2)
+        workers = [worker for worker in ground.workers if worker.process.poll() is None and worker.is_ready()]
+        if workers:  # one that starts has done nothing yet
+            victim = moments.choice(workers)
+            engine = victim.engine()
+            kill(engine.pid if engine is not None and moments.random() < 0.5 else victim.pid)
+            time.sleep(0.2)
         while sum(worker.process.poll() is None for worker in ground.workers) < 2:
             ground.start_worker(ready=False)
         page = ground.ask(lambda jobs: jobs.page(limit=1000, after=None, status=JobStatus.SUCCEEDED))

@@ -317,16 +317,17 @@ def test_a_killed_server_leaves_nothing(tmp_path: Path, moment: str) -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_an_upload(process: ServerProcess) -> None:
+def test_memory_does_not_grow_with_an_upload(server: ServerProcess) -> None:
     """Some hundred megabytes pass through a server that grows by a few."""
     one = large_zip(300, 1000)
     assert len(one) > 250 * MEBIBYTE
-    server, highest = psutil.Process(process.pid), 0
-    before = server.memory_info().rss
-    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=process.url, timeout=110) as client:
+    process, highest = psutil.Process(server.pid), 0
+    before = process.memory_info().rss
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, timeout=110) as client:
         answer = pool.submit(client.post, "/datasets", content=one)
         while not answer.done():
-            highest = max(highest, server.memory_info().rss)
+            highest = max(highest, process.memory_info().rss)
             time.sleep(0.02)
+    assert answer.result().status_code == 201, answer.result().text
     assert answer.result().json()["images"] == 300
     assert highest - before < 60 * MEBIBYTE

@@ -59,7 +59,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
     max_upload_bytes: int = Field(10 * 1024**3, ge=1024, description="Largest data set upload accepted, in bytes.")
     max_dataset_images: int = Field(2_000_000, ge=1, description="Most images that a data set may have.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels that an image of a data set may have.")
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=89_478_485,  # above it Pillow warns, and above twice that it refuses
+        description="Most pixels that an image of a data set may have.",
+    )
     upload_idle_s: float = Field(60.0, gt=0, description="Seconds that an upload may pause before it is given up.")
     drain_timeout_s: int = Field(30, ge=0, description="Seconds that running downloads get to finish on shutdown.")
     access_log: bool = Field(False, description="Whether each request is logged.")

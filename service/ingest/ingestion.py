@@ -202,7 +202,7 @@ async def _run(order: Order) -> tuple[bytes, int]:
             with contextlib.suppress(ConnectionError):
                 process.stdin.write(order.model_dump_json().encode() + b"\n")
                 await process.stdin.drain()
-            output = await process.stdout.read(_MAX_OUTCOME_BYTES)
+            output = await _head(process.stdout)
             code = await process.wait()
     except TimeoutError:
         raise DatasetRefusedError(f"validating the upload took more than {_TIMEOUT_S // 3600} hours") from None
@@ -213,6 +213,14 @@ async def _run(order: Order) -> tuple[bytes, int]:
     if said := errors.result():
         logger.error("an upload's validation said: %s", said, extra={"action": "validation_failed", "code": code})
     return output, code
+
+
+async def _head(stream: asyncio.StreamReader) -> bytes:
+    """Return all that comes, up to what an outcome may have; one `read` returns what is there already."""
+    kept = bytearray()
+    while len(kept) < _MAX_OUTCOME_BYTES and (chunk := await stream.read(_MAX_OUTCOME_BYTES - len(kept))):
+        kept += chunk
+    return bytes(kept)
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:

@@ -251,6 +251,14 @@ def test_named_classes_keep_their_labels(upload: Upload) -> None:
     assert counts(resource) == {"dog": (3, 0), "fish": (0, 0), "cat": (3, 0)}
 
 
+def test_a_data_set_may_have_very_many_classes(upload: Upload) -> None:
+    """Its description is longer than a pipe holds at once."""
+    names = [f"a class with a long name, number {number}" for number in range(20_000)]
+    resource = upload(hub_parquet([image(number) for number in range(4)], [0, 1, 2, 19_999], names))
+    assert [item["name"] for item in resource["classes"]] == names
+    assert resource["images"] == 4
+
+
 def test_a_form_uploads_too(api: TestClient) -> None:
     """`curl -F file=@pets.zip` works; the file's name is the set's unless the form or the query gives one."""
     files = {f"form{name}": content for name, content in pets().items()}

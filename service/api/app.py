@@ -44,7 +44,7 @@ call `timm.create_model("hf-hub:tleg/<model-id>", pretrained=True)`.
 
 
 def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAPI:
-    """Return the application; nothing is opened before it starts.
+    """Return the application; nothing but the object store is opened before it starts.
 
     Args:
         settings: What the operator decided.
@@ -52,10 +52,12 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
 
     Raises:
         StoreUnavailableError: The settings name no Redis.
+        ObjectStoreError: The settings name no object store that there can be.
     """
     redis_url = settings.redis_url
     if redis_url is None:
         raise StoreUnavailableError("no Redis: set TLEG_REDIS_URL, or start with `tleg serve`")
+    objects = ObjectStore(settings.object_store_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,7 +70,6 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         redis = Redis(connection_pool=pool)
         served = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
         store = ModelStore(redis)
-        objects = ObjectStore(settings.object_store_url)
         jobs = JobStore(redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
         recorded = DatasetStore(redis)
         limits = Limits(

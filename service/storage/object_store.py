@@ -51,10 +51,12 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        parts = urlsplit(url)
-        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        with _failures():
+        try:
+            parts = urlsplit(url)
+            self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
             self._store = LocalStore(self._folder, mkdir=True) if self._folder is not None else from_url(url)
+        except (OSError, ValueError, BaseError) as error:
+            raise ObjectStoreError(f"the object store {url!r} (TLEG_STORE_URL) cannot be opened: {_reason(error)}") from None
 
     def local_path(self, key: str) -> Path | None:
         """Return the file of an object where the store is a local folder, None elsewhere."""
@@ -194,6 +196,9 @@ def _failures() -> Iterator[None]:
     except TimeoutError as error:
         raise ObjectStoreError("the object store does not answer in time") from error
     except (OSError, BaseError) as error:
-        known = isinstance(error, OSError) and error.errno
-        reason = os.strerror(known) if known else str(error).split("\n\n", maxsplit=1)[0][:500]  # its debug dump is left out
-        raise ObjectStoreError(f"the object store failed: {reason}") from error
+        raise ObjectStoreError(f"the object store failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, OSError) and error.errno
+    return os.strerror(known) if known else str(error).split("\n\n", maxsplit=1)[0][:500]  # obstore's debug dump is left out

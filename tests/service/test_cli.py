@@ -398,6 +398,9 @@ def test_two_learngenes_of_one_name_are_one_line(tleg: Tleg, learngene_files: li
         ("DRAIN_TIMEOUT_S", "-1"),
         ("REDIS_URL", "nonsense"),
         ("REDIS_URL", "redis://127.0.0.1:x"),
+        ("STORE_URL", "nonsense"),
+        ("STORE_URL", "ftp://127.0.0.1/x"),
+        ("STORE_URL", "file:///proc/nothing/x"),
     ],
 )
 def test_a_bad_setting_is_one_line(tleg: Tleg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:

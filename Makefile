@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --python-version 3.11 --universal --generate-ha
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check format lint types contracts bench bench-fine-tuning lock clean
+.PHONY: help install demo test test-slow check format lint types contracts bench bench-fine-tuning lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -28,11 +28,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Start the service and do the main job on real images
 	@$(BIN)/tleg demo
 
-test: $(INSTALLED) ## Run every test that needs no GPU
-	$(BIN)/pytest
-
-test-fast: $(INSTALLED) ## Run the tests that take seconds
+test: $(INSTALLED) ## Run the tests that take seconds each: some minutes in all
 	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED) ## Run the others: processes killed at random, real clients, images built without an engine
+	$(BIN)/pytest -m slow
 
 check: format lint types contracts test ## Everything CI checks
 

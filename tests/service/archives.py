@@ -38,10 +38,10 @@ def animated(kind: str, numbers: range = range(2)) -> bytes:
     return buffer.getvalue()
 
 
-def pets() -> dict[str, bytes]:
-    """Return six images in two classes, of three formats."""
+def pets(first: int = 0) -> dict[str, bytes]:
+    """Return six images in two classes, of three formats; another `first` gives other images, so another data set."""
     return {
-        f"{name}/{index}.img": image(10 * label + index, kind)
+        f"{name}/{index}.img": image(first + 10 * label + index, kind)
         for label, name in enumerate(("cat", "dog"))
         for index, kind in enumerate(("PNG", "JPEG", "WEBP"))
     }

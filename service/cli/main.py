@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from service.cli import datasets, demo, fine_tunes, local, models, serve, training, worker
-from service.cli.console import err
+from service.cli.console import err, printable
 from tleg_core import __version__
 from tleg_core.errors import TlegError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     epilog="Start with `tleg serve`, or without a server with `tleg budget --max-params 3M`.",
 )
 
+_TRAINS_WITH = ("torch", "torchvision", "timm")  # an installation that only serves may go without
 _SERVER, _FILES, _TRAINING = "Service", "Learngene files", "Training"
 
 
@@ -59,6 +60,13 @@ def _unwind(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _fail(reason: str) -> NoReturn:
+    """End the process with one line of error; the reason may be a server's or a file's word."""
+    err.print("error: ", style="red", end="")
+    err.print(printable(reason), soft_wrap=True)
+    sys.exit(1)
+
+
 def run() -> None:
     """Run the command line; the entry point of the `tleg` program."""
     for name in (signal.SIGTERM, signal.SIGHUP):
@@ -66,15 +74,16 @@ def run() -> None:
     try:
         app(prog_name="tleg")
     except TlegError as error:
-        err.print("error: ", style="red", end="")
-        err.print(str(error), soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        module = str(error.name).partition(".")[0]
+        if module not in _TRAINS_WITH:
+            raise
+        _fail(f"this needs {module}, which is not installed here; what trains or measures needs {', '.join(_TRAINS_WITH)}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing
         sys.exit(1)
     except OSError as error:
-        err.print("[red]error:[/red] ", end="")
-        err.print(f"{error.filename or 'the system'}: {error.strerror or error}", markup=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)  # as shells count an interrupted program

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.service import tiny
-from tests.service.commands import Tleg, assert_fits, assert_one_line_error
+from tests.service.commands import Outcome, Tleg, assert_fits, assert_one_line_error
 from tests.service.server import ServerProcess, environment
 from tleg_core.learngene import Learngene
 
@@ -286,6 +286,32 @@ def test_an_unknown_id_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert_one_line_error(online("models", command, model_id))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_system_refuses_is_one_line(tleg: Tleg) -> None:
+    """Such as a name that no file can have."""
+    assert_one_line_error(tleg("inspect", "x" * 300), "File name too long")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--data", "x", "--ancestry", "x", "--out", "x.safetensors"),
+        ("evaluate", "x", "--data", "x"),
+        ("import", "x", "--out", "x.safetensors"),
+        ("ancestry", "fit", "--weights", "x", "--data", "x", "--test-data", "x", "--out", "x.safetensors"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_training_without_torch_is_one_line(command: tuple[str, ...]) -> None:
+    """The line names what is missing."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm'))); import service.cli.main as m; m.run()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert_one_line_error(Outcome(ended.returncode, ended.stdout, ended.stderr), "torch")
 
 
 @pytest.mark.parametrize("output", ["missing/x.safetensors", ".", "file/x.safetensors"])

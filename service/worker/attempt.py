@@ -17,7 +17,7 @@ from service.domain.job import JobStatus
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, Demand, JobStore
 from service.storage.model_store import ModelStore
-from service.storage.object_store import ObjectStore
+from service.storage.object_store import ObjectStore, state_folder
 from service.worker.delivery import Delivery, Died, Release, Subject
 from service.worker.engine_process import EngineEndedError, EngineProcess
 from service.worker.protocol import Failed, Finished, Run, Stop, Stopped
@@ -84,6 +84,8 @@ class Attempt:
             logger.warning("%s", group.exceptions[0], extra={"action": "attempt_fenced"} | self.context)
             if self._engine is not None and self._runs:
                 self._engine.kill("another worker had taken its job over")
+                await self._engine.ended()
+            await drop_states(self._claim.job.id, self._stores)
         else:
             logger.info("attempt ended", extra={"action": "attempt_ended"} | self.context)
 
@@ -139,16 +141,16 @@ class Attempt:
                     checkpoint_s=self._checkpoint_s,
                 )
             )
-            self._runs = True
+            self._runs = True  # until the engine says that it has ended the job, or has ended; not where we are cancelled
             await self._pass_on(engine)
+            self._runs = False
         except EngineEndedError as error:
+            self._runs = False
             if self._gave_up and self._leaving_to is not None:
                 self._delivery.put(Release(self._leaving_to))
             else:
                 logger.error("%s", error, extra={"action": "engine_died"} | self.context)
                 self._delivery.put(Died(str(error)))
-        finally:
-            self._runs = False
 
     async def _pass_on(self, engine: EngineProcess) -> None:
         while True:
@@ -202,6 +204,15 @@ class Attempt:
                 case Demand.GO_ON:
                     pass
             await asyncio.sleep(self._beat_s)
+
+
+async def drop_states(job_id: str, stores: Stores) -> None:
+    """Delete every state of a job that has ended, where no attempt is left to do it: each may have left some."""
+    try:
+        if (await stores.jobs.get(job_id)).status.is_terminal:
+            await asyncio.to_thread(stores.objects.delete_folder, state_folder(job_id))
+    except ServiceError as error:
+        logger.warning("%s", error, extra={"action": "states_left_behind", "job": job_id})
 
 
 def _code(error: ServiceError) -> str:

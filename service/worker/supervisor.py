@@ -23,7 +23,7 @@ from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
-from service.worker.attempt import Attempt, Stores
+from service.worker.attempt import Attempt, Stores, drop_states
 from service.worker.pulse import keep_pulse
 from service.worker.queue import Queue
 from service.worker.warm_engine import WarmEngine
@@ -129,6 +129,7 @@ class Supervisor:
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
             if claim is None:
+                await drop_states(job_id, self._stores)  # the claim may have ended it, for its last worker had died
                 return True
         self._idle.clear()
         try:
@@ -182,7 +183,8 @@ class Supervisor:
             try:
                 await self._jobs.ping()
                 if healthy_s >= self._settings.heartbeat_s / 2 and since_sweep_s >= self._settings.heartbeat_s / 2:
-                    await self._jobs.sweep()
+                    for job_id in await self._jobs.sweep():
+                        await drop_states(job_id, self._stores)
                     since_sweep_s = 0.0
                 await asyncio.sleep(period_s)
             except StoreUnavailableError:

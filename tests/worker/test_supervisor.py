@@ -8,8 +8,10 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import psutil
+import pytest
 
 from service.domain.job import JobStatus
+from service.storage import keys
 from tests.worker.conftest import HEARTBEAT_S, Bench
 from tests.worker.fake_engine import Conduct
 
@@ -269,5 +271,48 @@ def test_a_restarted_redis_loses_nothing(on_bench: OnBench) -> None:
             ended = await bench.ended(job.id)
             assert (ended.status, ended.attempt, ended.progress.step) == (JobStatus.SUCCEEDED, 1, 20)
             assert (await bench.ended((await bench.job()).id)).status is JobStatus.SUCCEEDED
+
+    on_bench(scenario)
+
+
+def test_the_engine_of_an_attempt_that_lost_its_job_is_killed(on_bench: OnBench) -> None:
+    """It neither goes on nor leaves a state behind; the worker does the next job with a fresh one."""
+
+    async def scenario(bench: Bench) -> None:
+        job = await bench.job(Conduct.TRAINS_SLOWLY, epochs=500)
+        async with bench.worker():
+            await bench.until(job.id, lambda job: job.progress.step >= 1)
+            pid = engine_pid()
+            taken = None
+            while taken is None:  # a report may renew the lease in between
+                await bench.redis.hset(f"tleg:job:{job.id}", "lease", "1")
+                taken = await bench.jobs.claim(job.id, "another worker")
+            await bench.jobs.cancel(job.id)
+            await bench.jobs.release(taken, JobStatus.CANCELLED)
+            assert (await bench.ended((await bench.job()).id)).status is JobStatus.SUCCEEDED
+            assert engine_pid() != pid
+            assert not (bench.work_dir / "objects" / "jobs" / job.id).exists()
+
+    on_bench(scenario)
+
+
+@pytest.mark.parametrize("found_by", ["message", "sweep"])
+def test_no_state_is_left_of_a_job_that_died_with_its_worker(on_bench: OnBench, found_by: str) -> None:
+    """Who died over a job for the last time cannot delete what it had saved; the worker that finds out does."""
+
+    async def scenario(bench: Bench) -> None:
+        job = await bench.job()
+        claim = await bench.jobs.claim(job.id, "a worker that died")
+        assert claim is not None
+        state = bench.work_dir / "objects" / "jobs" / job.id / "1-1.safetensors"
+        state.parent.mkdir(parents=True)
+        state.write_text("a state")
+        await bench.redis.hset(f"tleg:job:{job.id}", mapping={"lease": "1", "deaths": "2"})
+        if found_by == "sweep":
+            await bench.redis.delete(keys.QUEUE_LIST, keys.QUEUE_MESSAGES)
+        async with bench.worker():
+            assert (await bench.ended(job.id)).status is JobStatus.FAILED
+            await asyncio.sleep(0.3)
+            assert not state.parent.exists()
 
     on_bench(scenario)

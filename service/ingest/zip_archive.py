@@ -126,9 +126,12 @@ class ZipArchive:
                 raise DatasetRefusedError(f"the zip has more than {limits.max_entries:,} entries", limit=limits.max_entries)
             _check_entry(entry, limits)
             parts = parse_path(entry.path)
+            end = entry.offset + _LOCAL.size + entry.packed
+            if end > start:  # by Zip64 it may also be more than an array's number holds
+                raise _damaged(entry)
             names.append(int.from_bytes(blake2b("/".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()))
             offsets.append(entry.offset)
-            ends.append(entry.offset + _LOCAL.size + entry.packed)
+            ends.append(end)
             unpacked += entry.size
             if unpacked > limits.max_unpacked_bytes:
                 raise DatasetRefusedError(
@@ -146,7 +149,7 @@ class ZipArchive:
             raise DatasetRefusedError(f"the entry {printable(self._twice(start, size))!r} is there twice")
         order = np.argsort(np.asarray(offsets), kind="stable")
         starts, stops = np.asarray(offsets)[order], np.asarray(ends)[order]
-        if (stops[:-1] > starts[1:]).any() or stops[-1] > start:
+        if (stops[:-1] > starts[1:]).any():
             raise DatasetRefusedError("the zip's entries overlap; no honest zip's do")
 
     def _twice(self, start: int, size: int) -> str:

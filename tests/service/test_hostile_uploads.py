@@ -221,6 +221,19 @@ def test_overlapping_entries_are_refused(attempt: Try) -> None:
     assert "overlap" in refusal(attempt("zip", bytes(files)))
 
 
+@pytest.mark.parametrize("place", [2**32, 2**63, 2**64 - 1])
+def test_an_entry_outside_of_its_zip_is_refused(attempt: Try, place: int) -> None:
+    """By a Zip64 field, which has room for numbers that nothing else has."""
+    files = zipped(pets(), 0)
+    end = files.rindex(b"PK\x05\x06")
+    last = files.rindex(b"PK\x01\x02")
+    head, field, tail = bytearray(files[last:end]), struct.pack("<2HQ", 1, 8, place), bytearray(files[end:])
+    struct.pack_into("<H", head, 30, len(field))
+    struct.pack_into("<L", head, 42, 0xFFFFFFFF)
+    struct.pack_into("<L", tail, 12, struct.unpack_from("<L", tail, 12)[0] + len(field))
+    assert "damaged at the entry 'dog/2.img'" in refusal(attempt("zip", files[:last] + bytes(head) + field + bytes(tail)))
+
+
 def finds(content: bytes, part: bytes) -> list[int]:
     """Return every place of a part."""
     places, place = [], content.find(part)

@@ -119,25 +119,23 @@ class Supervisor:
 
     async def _take(self, job_id: str) -> bool:
         """Claim a job and work on it; return False where the message should go to another worker."""
-        claim = None
-        while claim is None:
-            if self._draining.is_set() or not self._engine.is_ready:
-                return False
-            try:
-                claim = await self._jobs.claim(job_id, self._name)
-            except StoreUnavailableError:
-                await asyncio.sleep(_RETRY_PAUSE_S)
-                continue
-            if claim is None:
-                await drop_states(job_id, self._stores)  # the claim may have ended it, for its last worker had died
-                return True
-        self._idle.clear()
+        self._idle.clear()  # a claim whose answer is on its way is handed over too
         try:
-            await self._work_on(claim)
+            while not self._draining.is_set() and self._engine.is_ready:
+                try:
+                    claim = await self._jobs.claim(job_id, self._name)
+                except StoreUnavailableError:
+                    await asyncio.sleep(_RETRY_PAUSE_S)
+                    continue
+                if claim is None:
+                    await drop_states(job_id, self._stores)  # the claim may have ended it, for its last worker had died
+                else:
+                    await self._work_on(claim)
+                return True
+            return False
         finally:
             self._attempt = None
             self._idle.set()
-        return True
 
     async def _work_on(self, claim: Claim) -> None:
         settings = self._settings

@@ -12,6 +12,7 @@ import pytest
 
 from service.domain.job import JobStatus
 from service.storage import keys
+from service.storage.job_store import Claim
 from tests.worker.conftest import HEARTBEAT_S, Bench
 from tests.worker.fake_engine import Conduct
 
@@ -191,6 +192,28 @@ def test_draining_hands_the_job_over_at_once(on_bench: OnBench) -> None:
                 assert other.worker != running.worker
                 ended = await bench.ended(job.id)
         assert (ended.status, ended.attempt, ended.deaths) == (JobStatus.SUCCEEDED, 2, 0)
+
+    on_bench(scenario)
+
+
+def test_draining_hands_over_a_job_that_was_just_being_claimed(on_bench: OnBench) -> None:
+    """The answer comes late, and the job does not wait for its lease to lapse."""
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.worker() as worker:
+            claim, claimed = worker._jobs.claim, asyncio.Event()
+
+            async def late(job_id: str, name: str) -> Claim | None:
+                found = await claim(job_id, name)
+                claimed.set()
+                await asyncio.sleep(0.5)  # a slow network
+                return found
+
+            worker._jobs.claim = late  # type: ignore[method-assign]
+            job = await bench.job()
+            await claimed.wait()
+        left = await bench.jobs.get(job.id)
+        assert (left.status, left.attempt, left.deaths) == (JobStatus.QUEUED, 1, 0)
 
     on_bench(scenario)
 

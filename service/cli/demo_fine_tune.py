@@ -46,7 +46,8 @@ def compare_starts(client: Client, url: str, descendant: CreatedModel, folder: P
     test_images = load_image_set(_unpacked(folder / "images"), split="test", size=descendant.recipe["img_size"])
     out.print(
         f"\nNow d{descendant.member.depth} is fine-tuned, on images that its learngene has not seen: {dataset.train:,} "
-        f"drawings of {dataset.num_classes} classes, measured on {dataset.test:,} others.\n"
+        f"drawings of {dataset.num_classes} classes, measured on {dataset.test:,} others. They are grey and light on black, as "
+        "what it learned from; in colour on white they gain nothing from it (docs/experiments.md).\n"
     )
 
     def measured(model_id: str) -> float:

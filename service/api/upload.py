@@ -103,7 +103,11 @@ async def receive_upload(request: Request, target: Path, limits: UploadLimits) -
         sink = _Sink(file, limits.max_bytes)
         if content_type == _FORM:
             form = _Form(request.headers["content-type"])
+            received = 0
             async for chunk in body:
+                received += len(chunk)
+                if received > limits.max_bytes + _FORM_OVERHEAD_BYTES:  # the file is counted too; this ends what is beside it
+                    raise UploadTooLargeError(limits.max_bytes)
                 for piece in form.pieces(chunk):
                     await sink.write(piece, form.content_type)
             form.finish()

@@ -186,6 +186,21 @@ def test_forms_that_are_none_are_refused(small: TestClient, body: bytes, reason:
     assert reason in str(assert_problem(small.post("/datasets", content=body, headers=headers), 422)["detail"])
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_form_is_not_read_for_ever(small: TestClient, place: str) -> None:
+    """What it has beside its file is limited too, where no length was declared."""
+
+    def endless() -> Iterator[bytes]:
+        part = form(("Content-Disposition: form-data; name=name", b""))[: -len(f"--{BOUNDARY}--\r\n")]
+        whole = form((FILE, zipped(pets())))
+        yield b"" if place == "before" else whole
+        for _ in range(20_000):
+            yield part if place == "before" else bytes(100)
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    assert_problem(small.post("/datasets", content=endless(), headers=headers), 413)
+
+
 @pytest.mark.parametrize(
     "content_type",
     ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "x" * 5000],

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
@@ -88,7 +88,8 @@ class Delivery:
         self._state_at_s = 0.0
         self._event_at_s = 0.0
         self._event_step = 0
-        self._cleaning: list[asyncio.Task[None]] = []
+        self._superseded: list[str] = []  # states that Redis may have heard of, though its answer was lost
+        self._cleaning: set[asyncio.Task[None]] = set()
         self.closing = False  # the last word is being said: the fence may fall at any moment, and that is no harm
 
     def put(self, item: Item) -> None:
@@ -113,7 +114,7 @@ class Delivery:
                 self._more.clear()
                 await self._more.wait()
             item = self._items.popleft()
-            while True:
+            while not self._is_superseded(item):
                 try:
                     await self._hand_over(item)
                 except StoreUnavailableError as error:
@@ -121,8 +122,6 @@ class Delivery:
                         logger.warning("%s; reports are kept", error, extra={"action": "reports_kept"} | self._context)
                     away = True
                     await asyncio.sleep(_RETRY_PAUSE_S)
-                    if isinstance(item, Stepped | Saved) and (newer := self._newer(item)):
-                        item = newer
                 else:
                     away = False
                     break
@@ -134,18 +133,14 @@ class Delivery:
     def _context(self) -> dict[str, Any]:
         return {"job": self._claim.job.id, "attempt": self._claim.attempt}
 
-    def _newer(self, item: Stepped | Saved) -> Stepped | Saved | None:
-        """Take the item that stands for this one too out of the line, if there is one."""
+    def _is_superseded(self, item: Item) -> bool:
+        """Whether one that stands for this one too comes later in the line; what is between them is not overtaken."""
         if isinstance(item, Stepped):
-            if self._items and isinstance(self._items[0], Stepped):
-                return self._items.popleft()  # type: ignore[return-value]
-            return None
-        for later in self._items:
-            if isinstance(later, Saved):
-                self._items.remove(later)
-                self._delete(item.key)
-                return later
-        return None
+            return bool(self._items) and isinstance(self._items[0], Stepped)
+        if isinstance(item, Saved) and any(isinstance(later, Saved) for later in self._items):
+            self._superseded.append(item.key)  # not deleted before the later one is recorded
+            return True
+        return False
 
     async def _hand_over(self, item: Item) -> None:
         claim, jobs = self._claim, self._jobs
@@ -165,8 +160,9 @@ class Delivery:
                 self._unwritten = False
             case Saved():
                 replaced = await jobs.save_state(claim, item.key, item.step)
-                if replaced:
-                    self._delete(replaced)
+                for key in {*self._superseded, *([replaced] if replaced else [])}:
+                    self._delete(key)
+                self._superseded.clear()
             case Note():
                 await jobs.report(claim, self._progress, event=("log", {"message": item.message}))
             case Finished():
@@ -264,12 +260,21 @@ class Delivery:
     def _clean(self, job: Job) -> None:
         """Delete every state of a job that has ended, those that no report came of included."""
         if job.status.is_terminal:
-            self._cleaning.append(asyncio.create_task(self._quietly(self._objects.delete_folder, state_folder(job.id))))
+            self._meanwhile(self._delete_states(job.id, list(self._cleaning)))
+
+    async def _delete_states(self, job_id: str, before: Sequence[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*before)  # a file that is gone in between would end the folder's deletion
+        await self._quietly(self._objects.delete_folder, state_folder(job_id))
 
     def _delete(self, key: str) -> None:
-        self._cleaning.append(asyncio.create_task(self._quietly(self._objects.delete, key)))
+        self._meanwhile(self._quietly(self._objects.delete, key))
 
-    async def _quietly(self, delete: Any, key: str) -> None:
+    def _meanwhile(self, deletion: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(deletion)
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
+
+    async def _quietly(self, delete: Callable[[str], None], key: str) -> None:
         try:
             await asyncio.to_thread(delete, key)
         except ObjectStoreError as error:

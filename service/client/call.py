@@ -7,7 +7,6 @@ reached at all is said so at once.
 from __future__ import annotations
 
 import secrets
-import time
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -41,8 +40,7 @@ def read(kind: type[BodyT], request: Request, response: httpx.Response) -> BodyT
 
 def answer(request: Request) -> Flow[httpx.Response]:
     """Make a call and return its answer if it is no refusal; raises `ClientError`."""
-    started = time.monotonic()
-    tries = 0
+    tries, waited_s, lost = 0, 0.0, False
     while True:
         tries += 1
         try:
@@ -50,15 +48,16 @@ def answer(request: Request) -> Flow[httpx.Response]:
         except httpx.TransportError as error:
             if isinstance(error, httpx.ConnectError) or not request.repeatable or tries >= _BROKEN_TRIES:
                 raise unreachable(error) from None
-            delay = backoff_s(tries)
+            delay, lost = backoff_s(tries), True
         else:
-            if response.is_success:
+            deleted = lost and request.method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND
+            if response.is_success or deleted:  # the answer that was lost may have been the one of success
                 return response
             refused = refusal(response)
             delay = retry_after_s(response)
-            late = time.monotonic() + delay > started + PATIENCE_S
-            if not is_passing(response, refused) or not request.repeatable or late:
+            if not is_passing(response, refused) or not request.repeatable or waited_s + delay > PATIENCE_S:
                 raise refused
+        waited_s += delay
         yield from sleep(delay)
 
 

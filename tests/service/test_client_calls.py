@@ -205,6 +205,45 @@ def test_503s_are_not_waited_out_for_ever(monkeypatch: pytest.MonkeyPatch, after
     assert clock[0] <= 31
 
 
+def test_the_time_of_an_answer_is_not_patience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An upload that took a minute and found the server busy is sent again."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    answers = [httpx.Response(503), httpx.Response(422)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        request.read()
+        clock[0] += 60
+        return answers.pop(0)
+
+    (tmp_path / "pets.tar").write_bytes(tarred(pets()))
+    with Client("http://server", transport=httpx.MockTransport(answer)) as client, pytest.raises(ClientError, match="422"):
+        client.upload_dataset(tmp_path / "pets.tar")
+    assert answers == []
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_deletion_whose_answer_was_lost_has_happened(monkeypatch: pytest.MonkeyPatch, is_lost: bool) -> None:
+    """Sent again, the server knows the data set no more; sent once, that is an error."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if is_lost and len(requests) == 1:
+            raise httpx.ReadError("cut", request=request)
+        return httpx.Response(404)
+
+    with Client("http://server", transport=httpx.MockTransport(answer)) as client:
+        if is_lost:
+            client.delete_dataset("ds-1")
+        else:
+            with pytest.raises(ClientError, match="404"):
+                client.delete_dataset("ds-1")
+    assert len(requests) == 1 + is_lost
+
+
 def test_an_error_that_waiting_does_not_mend_is_raised_at_once() -> None:
     """The learngene is not loaded: 503, but not for a while."""
     requests = []

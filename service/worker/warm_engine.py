@@ -105,11 +105,13 @@ class WarmEngine:
         pause_s = _FIRST_PAUSE_S
         while True:
             nproc = self._nproc
-            _clear(Path(self._setup.work_dir))
             engine = EngineProcess(lambda path, nproc=nproc: self._command(path, nproc), self._setup)  # type: ignore[misc]
             try:
+                await asyncio.to_thread(_clear, Path(self._setup.work_dir))
                 await engine.start()
                 self._engine = engine
+                if nproc != self._nproc:  # since it was begun: whoever exchanged it saw the one before
+                    engine.kill("another number of processes is wanted")
                 device = await engine.ready()
             except (OSError, EngineEndedError) as error:
                 if nproc == self._nproc:
@@ -137,7 +139,8 @@ class WarmEngine:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what an engine left: one that was killed did not, and the next does not know of it."""
+    """Delete what an engine left: one that was killed did not, and the next does not know of it. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
     for left in folder.iterdir():
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)

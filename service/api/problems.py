@@ -89,6 +89,11 @@ def problem_of(error: TlegError) -> Problem:
             return problem.model_copy(update={"jobs": error.jobs})
         case ConfigError():
             return problem.model_copy(update={"errors": [FieldError(field=error.field, message=error.reason)]})
+        case CursorUnknownError():
+            return problem.model_copy(update={"errors": [FieldError(field="after", message="is not in the list")]})
+        case IdempotencyKeyReusedError():
+            reused = FieldError(field="Idempotency-Key", message="came with another request before")
+            return problem.model_copy(update={"errors": [reused]})
         case BudgetInfeasibleError():
             return problem.model_copy(
                 update={

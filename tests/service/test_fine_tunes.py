@@ -231,6 +231,7 @@ def test_a_key_with_another_request_is_refused(client: TestClient) -> None:
     for path, body in (("/fine-tunes", BODY | {"settings": {"epochs": 2}}), ("/models", elsewhere)):
         answer = client.post(path, json=body, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+        assert [error["field"] for error in answer.json()["errors"]] == ["Idempotency-Key"]
     assert len(client.get("/fine-tunes").json()["data"]) == 1
 
 
@@ -367,7 +368,8 @@ def test_lists_are_filtered_and_come_in_pages(client: TestClient) -> None:
     page = client.get("/fine-tunes", params={"limit": 2}).json()
     assert ([job["id"] for job in page["data"]], page["has_more"]) == (jobs[:2:-1], True)
     assert listed(limit=2, after=jobs[3]) == [jobs[2], jobs[1]]
-    assert client.get("/fine-tunes", params={"after": "nobody"}).json()["code"] == "cursor_unknown"
+    unknown = client.get("/fine-tunes", params={"after": "nobody"}).json()
+    assert (unknown["code"], [error["field"] for error in unknown["errors"]]) == ("cursor_unknown", ["after"])
     assert client.get("/fine-tunes", params={"status": "done"}).status_code == 422
 
 

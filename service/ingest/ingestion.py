@@ -135,19 +135,21 @@ class Ingestion:
             await asyncio.to_thread(self._objects.move_file, dataset.object_key, folder.image_file)
             stored, added = await self._datasets.add(dataset)
         except ServiceError:
-            await self._give_up(dataset)
+            await self._give_up(folder, dataset)
             raise
         if added:
             return stored, True
-        await self._objects.delete_async(dataset.object_key)
+        await self._give_up(folder, dataset)
         found = replace(stored.dataset, refused=dataset.refused, refused_examples=dataset.refused_examples)
         return replace(stored, dataset=found), False
 
-    async def _give_up(self, dataset: Dataset) -> None:
-        """Delete the object, unless it was recorded though no answer of that came; unknown, it stays."""
-        with contextlib.suppress(StoreUnavailableError, ObjectStoreError):
-            if not await self._datasets.names_object(dataset.id, dataset.object_key):
-                await self._objects.delete_async(dataset.object_key)
+    async def _give_up(self, folder: UploadFolder, dataset: Dataset) -> None:
+        """Delete the object, unless it was recorded though no answer of that came; unknown, it is left to the next `clean`."""
+        try:
+            await self._release(folder.claim.read_bytes())
+        except (StoreUnavailableError, ObjectStoreError) as error:
+            folder.leave_claim()
+            logger.warning("%s", error, extra={"action": "object_left", "object": dataset.object_key})
 
     async def _release(self, claim: bytes) -> None:
         """Delete the object of a claim that came to nothing."""

@@ -26,6 +26,7 @@ class UploadFolder:
         root.mkdir(parents=True, exist_ok=True)
         self.id = uuid4().hex
         self.path = root / self.id
+        self._leaves_claim = False
         self._lock_path = root / f"{self.id}{_LOCK_SUFFIX}"
         self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -60,15 +61,24 @@ class UploadFolder:
         """Which data set and object key it is about to take: `service.ingest.ingestion`'s."""
         return self.path / "claim"
 
+    def leave_claim(self) -> None:
+        """Keep the claim for the next server's `delete_stale`: nobody knows now what came of it."""
+        self._leaves_claim = True
+
     def close(self) -> None:
-        """Delete it all."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock_path.unlink(missing_ok=True)
+        """Delete it all, but for a claim that is left."""
+        if self._leaves_claim:
+            for path in self.path.iterdir():
+                if path != self.claim:
+                    path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
 
 
 async def delete_stale(root: Path, release: Callable[[bytes], Awaitable[None]]) -> None:
-    """Delete the folders of servers that are gone.
+    """Delete the folders of servers that are gone, and those that were left for their claims.
 
     Args:
         root: Where the folders lie.

@@ -21,9 +21,13 @@ from service.domain.errors import (
     ObjectStoreError,
     StoreUnavailableError,
 )
+from service.ingest.container import Container
+from service.ingest.ingestion import Ingestion
+from service.ingest.limits import Limits
 from service.storage import keys
 from service.storage.dataset_store import DatasetStore
 from service.storage.object_store import ObjectStore
+from tests.service.archives import pets, zipped
 
 ResultT = TypeVar("ResultT")
 
@@ -206,6 +210,27 @@ def test_deletions_and_uploads_of_one_content_race(url: str, objects: ObjectStor
         assert [f"datasets/{name}" for name in left] == recorded
 
     run(url, use)
+
+
+def test_an_upload_that_could_not_be_recorded_is_settled_later(url: str, objects: ObjectStore, tmp_path: Path) -> None:
+    """Without Redis nobody knows whether it was recorded; the next start does, and deletes its object."""
+    limits = Limits(max_images=10, max_pixels=1000, max_unpacked_bytes=1_000_000)
+    uploads, stored = tmp_path / "uploads", tmp_path / "objects" / "datasets"
+
+    def ingestion(store: DatasetStore) -> Ingestion:
+        return Ingestion(uploads, limits=limits, datasets=store, objects=objects)
+
+    async def upload(store: DatasetStore, _: Redis) -> None:
+        async with ingestion(store).folder(0) as folder:
+            folder.upload.write_bytes(zipped(pets()))
+            with pytest.raises(StoreUnavailableError):
+                await ingestion(store).ingest(folder, Container.ZIP, "pets")
+
+    run(f"unix://{tmp_path}/none.sock", upload)
+    assert len(list(stored.iterdir())) == 1
+    assert [path.name for path in uploads.rglob("*") if path.is_file() and path.suffix != ".lock"] == ["claim"]
+    run(url, lambda store, _: ingestion(store).clean())
+    assert list(stored.iterdir()) == list(uploads.iterdir()) == []
 
 
 def test_redis_away_is_named(tmp_path: Path) -> None:

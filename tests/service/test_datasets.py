@@ -13,6 +13,18 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
+from service.api.problems import ERROR_TABLE
+from service.domain.errors import (
+    DatasetRefusedError,
+    ObjectStoreError,
+    StorageFullError,
+    StoreUnavailableError,
+    UploadsBusyError,
+    UploadStalledError,
+    UploadTooLargeError,
+    UploadTypeError,
+)
+from service.ingest.picture import Reason
 from service.storage import keys
 from tests.service.archives import SHARED, animated, hub_parquet, image, pets, real_images, tarred, zipped
 from tests.service.conftest import ApiFactory
@@ -342,6 +354,18 @@ def test_nothing_is_left_of_uploads(folder: Path, upload: Upload) -> None:
     """After all that, the folder of uploads is empty, and there is one object for each data set."""
     upload(zipped(pets()))
     assert list((folder / "uploads").iterdir()) == []
+
+
+def test_the_readme_says_what_is_refused() -> None:
+    """Every reason to leave an image out, and every status and code with which an upload is refused."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert [reason.value for reason in Reason if f"`{reason.value}`" not in readme] == []
+    refusals = (UploadStalledError, UploadTooLargeError, UploadTypeError, DatasetRefusedError, StorageFullError)
+    for status, code, _ in (ERROR_TABLE[error] for error in refusals):
+        assert f"| {status} | `{code}` |" in readme
+    for status, code, _ in (ERROR_TABLE[error] for error in (UploadsBusyError, StoreUnavailableError, ObjectStoreError)):
+        assert status == 503
+        assert f"`{code}`" in readme
 
 
 def test_the_client_sees_problems(api: TestClient) -> None:

@@ -78,7 +78,8 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The upload is of no type that is read here.",
         416: "The range lies outside the file.",
         422: "A field is not valid, or no member fits the budget.",
-        503: "Redis does not answer, or the learngene is not loaded; try again after `Retry-After` seconds.",
+        503: "Redis or the object store does not answer, the learngene is not loaded, or too many uploads are under way; "
+        "try again after `Retry-After` seconds.",
         507: "There is no room for the upload.",
     }
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}

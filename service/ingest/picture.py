@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,19 +25,6 @@ class Reason(StrEnum):
     NO_CLASS = "no_class"  # outside of the class folders
     NO_IMAGE = "no_image"  # a row without bytes
     NO_LABEL = "no_label"  # a row without a label
-
-
-REASONS: Mapping[Reason, str] = {
-    Reason.EMPTY: "it has no bytes",
-    Reason.FORMAT: "neither JPEG nor PNG nor WebP, by content",
-    Reason.DAMAGED: "cut short, or damaged",
-    Reason.ANIMATED: "more than one frame",
-    Reason.TOO_MANY_PIXELS: "more pixels than TLEG_MAX_IMAGE_PIXELS",
-    Reason.TOO_MANY_BYTES: "more bytes than so many pixels can need",
-    Reason.NO_CLASS: "not in a class folder",
-    Reason.NO_IMAGE: "a row without bytes (references to other files are not followed)",
-    Reason.NO_LABEL: "a row without a label",
-}
 
 
 @dataclass(frozen=True, slots=True)

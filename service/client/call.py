@@ -7,6 +7,7 @@ reached at all is said so at once.
 from __future__ import annotations
 
 import secrets
+import time
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ BodyT = TypeVar("BodyT", bound=BaseModel)
 
 PATIENCE_S = 30.0  # that a call is tried again for, beside the time that its answers take
 _BROKEN_TRIES = 3  # of a call whose connection breaks
+_SLOW_TRIES = 3  # of a call that takes longer than patience does, such as an upload
 _LONGEST_DELAY_S = 5.0
 _LASTING = frozenset({"learngene_not_loaded"})  # 503s that no waiting mends
 
@@ -40,6 +42,7 @@ def read(kind: type[BodyT], request: Request, response: httpx.Response) -> BodyT
 
 def answer(request: Request) -> Flow[httpx.Response]:
     """Make a call and return its answer if it is no refusal; raises `ClientError`."""
+    started = time.monotonic()
     tries, waited_s, lost = 0, 0.0, False
     while True:
         tries += 1
@@ -55,7 +58,9 @@ def answer(request: Request) -> Flow[httpx.Response]:
                 return response
             refused = refusal(response)
             delay = retry_after_s(response)
-            if not is_passing(response, refused) or not request.repeatable or waited_s + delay > PATIENCE_S:
+            slow = tries >= _SLOW_TRIES and time.monotonic() - started > PATIENCE_S
+            late = slow or waited_s + delay > PATIENCE_S
+            if not is_passing(response, refused) or not request.repeatable or late:
                 raise refused
         waited_s += delay
         yield from sleep(delay)

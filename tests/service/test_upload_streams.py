@@ -293,6 +293,13 @@ def test_the_same_upload_many_times_at_once_is_one_data_set(process: ServerProce
     assert left_in(process.data_dir) == []
 
 
+def test_without_redis_nothing_is_read(open_api: ApiFactory, tmp_path: Path) -> None:
+    """503 at once, whatever the content is."""
+    with open_api(f"unix://{tmp_path}/none.sock", data_dir=tmp_path) as client:
+        problem = assert_problem(client.post("/datasets", content=b"no data set at all"), 503)
+    assert problem["code"] == "store_unavailable"
+
+
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     """507 while receiving and while validating; nothing half-written is left, and smaller uploads go on."""
     with (

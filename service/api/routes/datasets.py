@@ -94,6 +94,7 @@ async def upload_dataset(request: Request, resources: ResourcesDep, name: Name =
     try:
         called = _checked_name(name)
         check_upload(request, resources.upload_limits)
+        await resources.store.ping()  # without Redis all of it would be read for nothing
     except TlegError as error:
         if "expect" not in request.headers:  # who asks first sends nothing after a refusal
             await drain(request, max_bytes=_DRAINED_BYTES, seconds=_DRAINED_S)

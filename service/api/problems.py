@@ -69,7 +69,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     JobStateError: (409, "job_state", "The job's status does not allow that"),
     IdempotencyKeyReusedError: (422, "idempotency_key_reused", "The Idempotency-Key came with another request before"),
     FencedError: (409, "fenced", "The attempt is no longer the job's"),
-    UnreadableRecordError: (500, "record_unreadable", "A model's record cannot be read"),
+    UnreadableRecordError: (500, "record_unreadable", "A record cannot be read"),
     StoreUnavailableError: (503, "store_unavailable", "Redis does not answer"),
 }
 

@@ -65,7 +65,7 @@ class UnreadableRecordError(ServiceError):
     """The record is damaged, or was written by another version of tleg."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"a model's record cannot be read: {reason}")
+        super().__init__(f"a record cannot be read: {reason}")
 
 
 class CursorUnknownError(ServiceError):

@@ -356,6 +356,18 @@ def test_nothing_is_left_of_uploads(folder: Path, upload: Upload) -> None:
     assert list((folder / "uploads").iterdir()) == []
 
 
+def test_a_damaged_record_is_said_to_be_one(api: TestClient, url: str) -> None:
+    """Of whatever kind it is; the list goes without it."""
+    dataset_id = "ds-" + "0" * 32
+    with redis.Redis.from_url(url) as client:
+        client.hset(keys.dataset(dataset_id), mapping={"record": "{}", "created_at": "2026-01-01T00:00:00+00:00"})
+        client.zadd(keys.DATASETS, {dataset_id: 1})
+        problem = assert_problem(api.get(f"/datasets/{dataset_id}"), 500)
+        assert (problem["code"], "model" in str(problem)) == ("record_unreadable", False)
+        assert dataset_id not in api.get("/datasets", params={"limit": 100}).text
+        assert api.delete(f"/datasets/{dataset_id}").status_code == 204
+
+
 def test_the_readme_says_what_is_refused() -> None:
     """Every reason to leave an image out, and every status and code with which an upload is refused."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()

@@ -189,6 +189,14 @@ def test_a_diverged_run_stops_and_leaves_the_last_good_checkpoint(tmp_path: Path
     assert not (tmp_path / CHECKPOINT_NAME).exists()
 
 
+def test_a_run_whose_last_update_was_one_too_far_has_diverged(tmp_path: Path) -> None:
+    """The losses were finite until then; what is measured afterwards is not, and is not passed on as a result."""
+    run = linear_trainer(linear(), TrainingConfig(epochs=1, batch_size=64, autocast=False), tmp_path)
+    run._measure = lambda _: {"top1": 0.3, "loss": float("nan")}
+    with pytest.raises(TrainingDivergedError, match="held-out"):
+        run.run()
+
+
 def test_the_journal_has_a_line_an_epoch(tmp_path: Path) -> None:
     """Loss, accuracy and rate are there for machines."""
     linear_trainer(linear(), TrainingConfig(epochs=2, batch_size=32, autocast=False), tmp_path).run()

@@ -161,7 +161,7 @@ class Trainer(Generic[ModelT]):
 
         Raises:
             TrainingInterruptedError: It was asked to stop; the checkpoint is saved, if that was asked for.
-            TrainingDivergedError: The loss is not finite; the last checkpoint stands.
+            TrainingDivergedError: The loss, or what was measured, is not finite; the last checkpoint stands.
             TrainingMemoryError: One image at a time does not fit the memory.
         """
         with self._wishes() as wish:
@@ -178,11 +178,14 @@ class Trainer(Generic[ModelT]):
                 if plan.report:
                     reported_s = time.monotonic()
                     self._report_step()
-                if self._step < self._total_steps:
+                is_last = self._step == self._total_steps
+                if not is_last:
                     self._heed(plan.wish)
+                elif plan.save:  # before the measurement, which a run that goes on from here has to report again
+                    self.save()
                 if ends_epoch:
                     self._end_epoch(wish)
-                if plan.save:
+                if plan.save and not is_last:
                     self.save()
                 if ends_epoch:
                     self._restart_rate()
@@ -316,6 +319,10 @@ class Trainer(Generic[ModelT]):
         except MeasurementStoppedError:
             self._heed(Wish(wish()))
             raise
+        if not all(math.isfinite(value) for value in metrics.values()):  # the last update of the epoch was one too far
+            raise TrainingDivergedError(
+                f"held-out images give {dict(metrics)} after step {self._step}: lower the learning rate"
+            )
         self._epoch_loss.zero_()
         self._epoch_correct.zero_()
         self._epoch_ended = True

@@ -20,7 +20,7 @@ from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore, state_folder
 from service.worker.delivery import Delivery, Died, Release, Subject
 from service.worker.engine_process import EngineEndedError, EngineProcess
-from service.worker.protocol import Failed, Finished, Run, Stop, Stopped
+from service.worker.protocol import INTERNAL_ERROR, Failed, Finished, Run, Stop, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,8 @@ class Attempt:
                     self._delivery.put(Release(self._leaving_to or JobStatus.QUEUED))
                     return
                 case Finished() | Failed():
+                    if isinstance(report, Failed) and report.code == INTERNAL_ERROR:  # on a GPU, none could succeed after some
+                        engine.kill("a job had failed in it for a reason that it does not know")
                     self._delivery.put(report)
                     return
                 case _:

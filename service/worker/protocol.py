@@ -6,9 +6,11 @@ engine alone imports torch. Large things go through the object store; only their
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+INTERNAL_ERROR: Final = "internal_error"  # the code of a failure that has no name of its own
 
 
 class _Message(BaseModel):

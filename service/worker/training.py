@@ -20,7 +20,19 @@ from service.domain.dataset import Dataset
 from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectStoreError
 from service.domain.model import Model
 from service.storage.object_store import state_key, weights_key
-from service.worker.protocol import EpochDone, Failed, Finished, Note, Run, Saved, Started, Stepped, Stopped, Weights
+from service.worker.protocol import (
+    INTERNAL_ERROR,
+    EpochDone,
+    Failed,
+    Finished,
+    Note,
+    Run,
+    Saved,
+    Started,
+    Stepped,
+    Stopped,
+    Weights,
+)
 from service.worker.workbench import Workbench
 from tleg_core.errors import CheckpointError, ConfigError, ImageFileError
 from tleg_core.fine_tuning import FineTuneSettings, Start
@@ -60,10 +72,11 @@ class _StateKeeper:
         key = state_key(self._run.job, self._run.attempt, step)
         try:
             checkpoint.write(self._path)
+            self._bench.store.move_file(key, self._path)
         except CheckpointError as error:
             raise ObjectStoreError("the state of training cannot be written: is the disk full?") from error
-        self._bench.store.put_file(key, self._path)
-        self._path.unlink()
+        finally:
+            self._path.unlink(missing_ok=True)
         self._report(Saved(job=self._run.job, step=step, key=key))
         self._saved_s = time.monotonic()
 
@@ -128,7 +141,7 @@ def train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish]) 
         report(Stopped(job=run.job))
     except Exception as error:  # whatever it is, it is this job's, and the engine goes on
         failure = _failure(run.job, error)
-        if failure.code == "internal_error":
+        if failure.code == INTERNAL_ERROR:
             logger.exception("a job failed", extra={"action": "job_failed", "job": run.job})
         else:
             logger.info("a job failed: %s", failure.message, extra={"action": "job_failed", "job": run.job})
@@ -146,7 +159,7 @@ def _leave(failure: Failed, bench: Workbench, report: Report) -> NoReturn:
 
     What has no name of its own is most likely another process's death, which is not the job's failure.
     """
-    if bench.processes.first and failure.code != "internal_error":
+    if bench.processes.first and failure.code != INTERNAL_ERROR:
         report(failure)
     elif not bench.processes.first:
         time.sleep(FIRST_WORD_S)
@@ -156,7 +169,7 @@ def _leave(failure: Failed, bench: Workbench, report: Report) -> NoReturn:
 def _failure(job: str, error: Exception) -> Failed:
     """Return the report of an error; no message holds a path of this machine."""
     code, message = (
-        "internal_error",
+        INTERNAL_ERROR,
         f"the training failed by an error of its own ({type(error).__name__}); see the worker's log",
     )
     match error:
@@ -226,10 +239,12 @@ def _train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish])
 
     def stored_weights() -> Weights:
         path = bench.work_dir / "weights.safetensors"
-        written = tuned.write_weights(path)
-        key = weights_key(written.sha256)
-        bench.store.put_file(key, path)
-        path.unlink()
+        try:
+            written = tuned.write_weights(path)
+            key = weights_key(written.sha256)
+            bench.store.move_file(key, path)
+        finally:
+            path.unlink(missing_ok=True)
         return Weights(key=key, sha256=written.sha256, size_bytes=written.size_bytes, images=tuned.images)
 
     def kept_weights(epoch: int) -> Weights | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from service.domain.errors import ObjectStoreError
 from service.storage.object_store import ObjectStore, state_key, weights_key
 from service.worker.protocol import (
+    INTERNAL_ERROR,
     ORDER,
     Beat,
     EpochDone,
@@ -51,6 +52,7 @@ class Conduct(IntEnum):
     TRAINS_SLOWLY = 4
     STOPS_FOR_NOBODY = 5
     BABBLES = 6  # sends what is no report
+    BREAKS = 7  # fails for a reason that it does not know
 
 
 class FakeEngine:
@@ -104,6 +106,9 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if conduct is Conduct.FAILS:
             self._send(Failed(job=job, code="out_of_memory", message="one image is too large for the memory"))
+            return
+        if conduct is Conduct.BREAKS:
+            self._send(Failed(job=job, code=INTERNAL_ERROR, message="see the log"))
             return
         self._send(Started(job=job, settings=run.settings, steps=steps))
         self._send(Note(job=job, message="this is no training"))

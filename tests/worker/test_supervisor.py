@@ -128,6 +128,23 @@ def test_a_failure_that_the_engine_names_is_the_jobs(on_bench: OnBench) -> None:
     on_bench(scenario)
 
 
+def test_an_engine_that_failed_for_an_unknown_reason_does_no_other_job(on_bench: OnBench) -> None:
+    """Its GPU may be unusable to it from then on; the next job has a fresh one, and loses no attempt."""
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.worker():
+            await bench.ended((await bench.job()).id)
+            pid = engine_pid()
+            failed = await bench.ended((await bench.job(Conduct.BREAKS)).id)
+            good = await bench.ended((await bench.job()).id)
+            assert failed.error is not None
+            assert (failed.attempt, failed.error.code) == (1, "internal_error")
+            assert (good.status, good.attempt) == (JobStatus.SUCCEEDED, 1)
+            assert engine_pid() != pid
+
+    on_bench(scenario)
+
+
 def test_a_job_without_its_model_fails(on_bench: OnBench) -> None:
     """A record that is gone, or a learngene that is not here, is named; no engine is needed to know it."""
 

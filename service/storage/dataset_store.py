@@ -86,18 +86,14 @@ class DatasetStore:
             raise CursorUnknownError(after)
         async with redis_failures():
             ids = await self._page_datasets(keys=[keys.DATASETS], args=[limit + 1, after or ""])
-            if ids is None:
-                raise CursorUnknownError(str(after))
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for dataset_id in ids[:limit]:
-                    pipeline.hmget(keys.dataset(dataset_id), *_FIELDS)
-                rows = await pipeline.execute()
+        if ids is None:
+            raise CursorUnknownError(str(after))
         datasets = []
-        for dataset_id, (record, created_at) in zip(ids, rows, strict=False):
-            if record is None or created_at is None:
-                continue  # deleted since
+        for dataset_id in ids[:limit]:  # one by one: with 65,536 classes a record has megabytes, and others get their turn
             try:
-                datasets.append(_read(record, created_at))
+                datasets.append(await self.get(dataset_id))
+            except DatasetNotFoundError:
+                continue  # deleted since
             except UnreadableRecordError as error:  # one damaged record must not hide the others
                 logger.error(str(error), extra={"action": "record_skipped", "dataset": dataset_id})
         return DatasetPage(datasets=tuple(datasets), has_more=len(ids) > limit)

@@ -265,7 +265,7 @@ class Trainer(Generic[ModelT]):
         self._parts = min(2 * self._parts, batch)
         self._observer.note(
             f"out of memory at step {self._step + 1}: each batch is now computed in {self._parts} parts; the result is the "
-            "same but for rounding"
+            "same but for rounding and, where drop_path is not 0, for its draws"
         )
 
     def _mean_loss(self, steps: int) -> float:

@@ -338,8 +338,9 @@ def test_the_state_of_a_job_that_is_cancelled_while_it_waits_is_deleted(
         put(database, PETALS)
     with open_api(url, store_url=folder.as_uri()) as client:
         job = created(client)
-        key = f"jobs/{job['id']}/1-1.safetensors"
+        key, unreported = (f"jobs/{job['id']}/1-{step}.safetensors" for step in (1, 2))
         objects.put_file(key, source)
+        objects.put_file(unreported, source)
 
         async def drain(store: Store) -> None:
             claim = await store.claim(job["id"], "w1")
@@ -351,6 +352,7 @@ def test_the_state_of_a_job_that_is_cancelled_while_it_waits_is_deleted(
         assert objects.exists(key)
         assert client.post(job["links"]["cancel"]).json()["status"] == "cancelled"
         assert not objects.exists(key)
+        assert not objects.exists(unreported)
 
 
 def test_lists_are_filtered_and_come_in_pages(client: TestClient) -> None:

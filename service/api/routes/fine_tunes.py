@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from service.api.schemas.fine_tunes import (
 from service.api.schemas.problems import problem_responses
 from service.domain.errors import ObjectStoreError
 from service.domain.job import Job, JobStatus
+from service.storage.object_store import state_folder
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ async def get_fine_tune(resources: ResourcesDep, job_id: JobId) -> FineTuneResou
 async def cancel_fine_tune(resources: ResourcesDep, job_id: JobId) -> FineTuneResource:
     """End a job without a result. A running one is `cancelling` until its worker has let go; its checkpoints stay."""
     job = await resources.jobs.cancel(job_id)
-    await _drop_state(resources, job)
+    await _drop_states(resources, job)
     return FineTuneResource.of(job)
 
 
@@ -123,13 +125,14 @@ async def resume_fine_tune(resources: ResourcesDep, job_id: JobId) -> FineTuneRe
     return FineTuneResource.of(await resources.jobs.resume(job_id))
 
 
-async def _drop_state(resources: Resources, job: Job) -> None:
-    """Delete the state of a job that was cancelled while no worker held it: nobody else would."""
-    if job.status is JobStatus.CANCELLED and job.resume_key is not None:
+async def _drop_states(resources: Resources, job: Job) -> None:
+    """Delete the states of a job that was cancelled while no worker held it: nobody else would."""
+    if job.status is JobStatus.CANCELLED:
+        states = state_folder(job.id)
         try:
-            await resources.objects.delete_async(job.resume_key)
+            await asyncio.to_thread(resources.objects.delete_folder, states)
         except ObjectStoreError as error:  # the job is cancelled all the same
-            logger.error(str(error), extra={"action": "object_left", "object": job.resume_key, "job": job.id})
+            logger.error(str(error), extra={"action": "object_left", "object": states, "job": job.id})
 
 
 @router.get(

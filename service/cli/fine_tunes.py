@@ -19,6 +19,7 @@ from service.cli.setting_options import option_error, parse_settings, with_setti
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
 from tleg_core.budget import Objective
+from tleg_core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tune models on a server, by jobs that survive restarts.")
 
@@ -65,9 +66,13 @@ def create(
         "max_memory_bytes": max_memory_bytes,
     }
     given = {name: value for name, value in budget.items() if value is not None}
+    if (model is None) == (not given):
+        either = "or" if model is None else "or, instead of it,"
+        limits = ", ".join(f"--{name.replace('_', '-')}" for name in budget)
+        raise ConfigError("--model", f"give the model to start from, {either} a budget: {limits}")
     request = {
         "model": model,
-        "budget": given if given or model is None else None,
+        "budget": given or None,
         "learngene": learngene,
         "method": method,
         "objective": objective,

@@ -148,11 +148,11 @@ def test_a_fine_tune_is_created_listed_and_steered(online: Tleg, dataset: str) -
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--epochs", 0), "--epochs"),
-        (("--epochs", "x"), "--epochs"),
-        (("--lr", "1e9"), "--lr"),
-        (("--augmentation", "magic"), "--augmentation"),
-        (("--save-every-epochs", "1.5"), "--save-every-epochs"),
+        (("--depth", 2, "--epochs", 0), "--epochs"),
+        (("--depth", 2, "--epochs", "x"), "--epochs"),
+        (("--depth", 2, "--lr", "1e9"), "--lr"),
+        (("--depth", 2, "--augmentation", "magic"), "--augmentation"),
+        (("--depth", 2, "--save-every-epochs", "1.5"), "--save-every-epochs"),
         (("--depth", 0), "--depth"),
         (("--model", "m-1", "--depth", 3), "--model"),
         (("--model", "m-1", "--learngene", "x"), "learngene"),
@@ -163,6 +163,13 @@ def test_a_fine_tune_is_created_listed_and_steered(online: Tleg, dataset: str) -
 def test_a_wrong_setting_is_one_line(online: Tleg, dataset: str, options: tuple[object, ...], named: str) -> None:
     """The line names the option."""
     assert_one_line_error(online("fine-tunes", "create", "--dataset", dataset, *options), named)
+
+
+@pytest.mark.parametrize("options", [(), ("--learngene", "tiny-tleg"), ("--model", "m-1", "--depth", 2)])
+def test_without_one_start_nothing_is_queued(online: Tleg, dataset: str, options: tuple[object, ...]) -> None:
+    """Neither a model nor a budget, or both: the line names all that would do."""
+    limits = ("--depth", "--max-params", "--max-macs", "--max-flops", "--max-weights-bytes", "--max-memory-bytes")
+    assert_one_line_error(online("fine-tunes", "create", "--dataset", dataset, *options), "--model", *limits)
 
 
 def test_every_setting_has_an_option(tleg: Tleg) -> None:

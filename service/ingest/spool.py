@@ -101,10 +101,10 @@ class Spool:
         """Return the groups that have images."""
         return frozenset(np.unique(np.asarray(self._groups)).tolist())
 
-    def train_classes(self, placement: Placement) -> int:
-        """Return the number of classes that have training images."""
+    def train_classes(self, placement: Placement) -> list[str]:
+        """Return the names of the classes that have training images."""
         labels, splits = self._places(placement)
-        return len(np.unique(labels[(labels >= 0) & (splits == TRAIN)]))
+        return [placement.class_names[label] for label in np.unique(labels[(labels >= 0) & (splits == TRAIN)])]
 
     def write(self, target: Path, placement: Placement, *, shown: int) -> Written:
         """Write the data set file, and return what is in it; raises OSError."""

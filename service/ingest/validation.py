@@ -126,10 +126,11 @@ def _accept_from(source: Source, order: Order, limits: Limits) -> Accepted:
             raise DatasetRefusedError(f"there are no images that can be used{refusals.described()}")
         placement = source.placement(groups | spool.groups())
         with_images = spool.train_classes(placement)
-        if with_images < MIN_CLASSES:
+        if len(with_images) < MIN_CLASSES:
+            found = f"only the class {with_images[0][:80]!r} has" if with_images else "no class has"
             raise DatasetRefusedError(
-                f"{with_images} of the classes {'has' if with_images == 1 else 'have'} training images; "
-                f"at least {MIN_CLASSES} must: a folder for each class, or a column of labels{refusals.described()}",
+                f"{found} training images; at least {MIN_CLASSES} classes must: "
+                f"there must be a folder of images for each class, or a column of labels{refusals.described()}",
                 limit=MIN_CLASSES,
             )
         source.close()

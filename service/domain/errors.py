@@ -37,7 +37,7 @@ class ModelNotFoundError(ServiceError):
     """No such model."""
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"there is no model {model_id[:80]!r}; POST /models creates one")
+        super().__init__(f"there is no model {model_id[:80]!r}; `GET /models` or `tleg models list` lists them")
 
 
 class LearngeneNotFoundError(ServiceError):
@@ -83,7 +83,7 @@ class DatasetNotFoundError(ServiceError):
     """No such data set."""
 
     def __init__(self, dataset_id: str) -> None:
-        super().__init__(f"there is no data set {dataset_id[:80]!r}; POST /datasets uploads one")
+        super().__init__(f"there is no data set {dataset_id[:80]!r}; `GET /datasets` or `tleg datasets list` lists them")
 
 
 class DatasetInUseError(ServiceError):
@@ -130,7 +130,7 @@ class JobNotFoundError(ServiceError):
     """No such job."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"there is no fine-tune {job_id[:80]!r}; POST /fine-tunes makes one")
+        super().__init__(f"there is no fine-tune {job_id[:80]!r}; `GET /fine-tunes` or `tleg fine-tunes list` lists them")
 
 
 class JobStateError(ServiceError):

@@ -172,6 +172,13 @@ def test_without_one_start_nothing_is_queued(online: Tleg, dataset: str, options
     assert_one_line_error(online("fine-tunes", "create", "--dataset", dataset, *options), "--model", *limits)
 
 
+def test_what_is_not_there_can_be_looked_up(online: Tleg) -> None:
+    """The line says which command lists what there is."""
+    assert_one_line_error(online("fine-tunes", "create", "--dataset", "pets", "--depth", 2), "'pets'", "tleg datasets list")
+    for kind in ("models", "datasets", "fine-tunes"):
+        assert_one_line_error(online(kind, "get", "x"), "'x'", f"`GET /{kind}` or `tleg {kind} list`")
+
+
 def test_every_setting_has_an_option(tleg: Tleg) -> None:
     """With the API's description."""
     shown = tleg("fine-tunes", "create", "--help").out

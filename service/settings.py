@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from redis.connection import parse_url
 
+from service.domain.invalid_value import invalid_value_message
 from tleg_core.errors import ConfigError
 
 
@@ -103,7 +104,7 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(f"TLEG_{str(first['loc'][0]).upper()}", str(first["msg"])) from None
+            raise ConfigError(f"TLEG_{str(first['loc'][0]).upper()}", invalid_value_message(first)) from None
         except SettingsError as error:
             raise ConfigError("settings", str(error)) from None
 

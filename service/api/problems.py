@@ -6,13 +6,14 @@ Inner code raises domain errors and never names a status. The framework's own er
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -40,6 +41,7 @@ from service.domain.errors import (
     UploadTypeError,
     WeightsMissingError,
 )
+from service.domain.invalid_value import invalid_value_message
 from tleg_core.errors import BudgetInfeasibleError, ConfigError, TlegError
 
 logger = logging.getLogger(__name__)
@@ -181,4 +183,24 @@ def _field_error(item: Mapping[str, Any], request: Request) -> FieldError:
     if location == ["body"] and "json" not in request.headers.get("content-type", ""):
         return FieldError(field="body", message="must be a JSON object, sent with Content-Type: application/json")
     inner = location[1:] if location[0] in ("body", "query", "path", "header") else location
-    return FieldError(field=".".join(inner) or location[0], message=str(item["msg"])[:500])
+    known = _fields_beside(request, item["loc"]) if item["type"] == "extra_forbidden" else ()
+    return FieldError(field=".".join(inner) or location[0], message=invalid_value_message(item, known))
+
+
+def _fields_beside(request: Request, location: Sequence[int | str]) -> list[str]:
+    """Return the names of the body's fields where an unknown one stands at `location`."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    kinds = [] if body is None else [body.field_info.annotation]
+    for part in location[1:-1]:
+        if not isinstance(part, int):
+            kinds = [model.model_fields[part].annotation for model in _models(kinds) if part in model.model_fields]
+    return [name for model in _models(kinds) for name in model.model_fields]
+
+
+def _models(kinds: Iterable[Any]) -> Iterator[type[BaseModel]]:
+    """Return the models among types, and in their unions and lists."""
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+        else:
+            yield from _models(get_args(kind))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from service.api.schemas.budget import BudgetBody
 from service.api.schemas.models import ModelRequestBody
+from service.domain.invalid_value import invalid_value_message
 from tleg_core.budget import Objective
 from tleg_core.description import Method
 from tleg_core.dtype import DType
@@ -67,4 +68,4 @@ def request_body(**options: object) -> ModelRequestBody:
         return ModelRequestBody.model_validate({"budget": budget, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{str(first['loc'][-1]).replace('_', '-')}", str(first["msg"])) from None
+        raise ConfigError(f"--{str(first['loc'][-1]).replace('_', '-')}", invalid_value_message(first)) from None

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from service.api.schemas.budget import BudgetBody
 from service.api.schemas.fine_tunes import FineTuneSettingsBody
+from service.domain.invalid_value import invalid_value_message
 from tleg_core.errors import ConfigError
 
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
@@ -35,7 +36,7 @@ def option_error(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     named = [str(part) for part in first["loc"] if part in FineTuneSettingsBody.model_fields or part in BudgetBody.model_fields]
     field = named[-1] if named else str(first["loc"][0]) if first["loc"] else "model"
-    return ConfigError(f"--{field.replace('_', '-')}", str(first["msg"]).removeprefix("Value error, "))
+    return ConfigError(f"--{field.replace('_', '-')}", invalid_value_message(first))
 
 
 def _parameter(name: str, description: str) -> inspect.Parameter:

@@ -6,9 +6,11 @@ import itertools
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from service.api.schemas.budget import BudgetBody
+from service.api.schemas.fine_tunes import FineTuneBody
 from service.api.schemas.models import ModelRequestBody
 from tests.service.server import ServerProcess
 
@@ -102,6 +104,52 @@ def test_an_unknown_field_is_refused_by_name(api: TestClient, place: str, name: 
     body = body_with(place, f'{{"{name}": 1}}') if place else f'{{"{name}": 1}}'
     problem = assert_problem(api.post("/models", content=body.encode(), headers=JSON), 422)
     assert len(problem["errors"]) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "message"),
+    [
+        ("/models", {"budget": {"max_parms": 1}}, "budget.max_parms", "is no field here; did you mean `max_params`?"),
+        ("/models", {"zzz": 1}, "zzz", "is no field here"),
+        ("/models", {"budget": {"depth": 0}}, "budget.depth", "Input should be greater than or equal to 1, not 0"),
+        ("/models", {"dtype": "int4"}, "dtype", "Input should be 'float32', 'float16' or 'bfloat16', not 'int4'"),
+        ("/models/batch", {"requests": [{"bugdet": {}}]}, "requests.0.bugdet", "is no field here; did you mean `budget`?"),
+        (
+            "/fine-tunes",
+            {"model": "m-1", "dataset": "ds-1", "settings": {"epoch": 3}},
+            "settings.epoch",
+            "is no field here; did you mean `epochs`?",
+        ),
+        (
+            "/fine-tunes",
+            {"model": "m-1", "dataset": "ds-1", "settings": {"lr": 11.5}},
+            "settings.lr",
+            "Input should be less than or equal to 10, not 11.5",
+        ),
+        ("/fine-tunes", {"dataset": "ds-1"}, "body", "give either `model` or `budget`"),
+    ],
+)
+def test_a_bad_value_is_told_in_words(api: TestClient, path: str, body: dict[str, object], field: str, message: str) -> None:
+    """What was given, what may be given instead, and no word of the library that checks it."""
+    problem = assert_problem(api.post(path, json=body), 422)
+    assert problem["errors"] == [{"field": field, "message": message}]
+
+
+def test_a_bad_query_is_told_in_words(api: TestClient) -> None:
+    """As a body's field is."""
+    problem = assert_problem(api.get("/fine-tunes", params={"status": "done", "limit": 101}), 422)
+    messages = {error["field"]: error["message"] for error in problem["errors"]}  # type: ignore[attr-defined]
+    assert messages["status"].endswith("or 'cancelled', not 'done'")
+    assert messages["limit"] == "Input should be less than or equal to 100, not 101"
+
+
+def test_a_client_hears_of_no_library() -> None:
+    """A body that is made in Python says what is wrong, and refers nobody to the checker's own pages."""
+    for given in ({}, {"model": "m-1", "method": "tleg"}):
+        with pytest.raises(ValidationError) as caught:
+            FineTuneBody.model_validate({"dataset": "ds-1", **given})
+        assert "pydantic.dev" not in str(caught.value)
+        assert "Value error" not in str(caught.value)
 
 
 def test_a_field_that_stands_twice_is_no_way_around_the_checks(api: TestClient) -> None:

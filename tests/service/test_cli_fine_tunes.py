@@ -148,7 +148,7 @@ def test_a_fine_tune_is_created_listed_and_steered(online: Tleg, dataset: str) -
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--depth", 2, "--epochs", 0), "--epochs"),
+        (("--depth", 2, "--epochs", 0), "--epochs: Input should be greater than or equal to 1, not 0"),
         (("--depth", 2, "--epochs", "x"), "--epochs"),
         (("--depth", 2, "--lr", "1e9"), "--lr"),
         (("--depth", 2, "--augmentation", "magic"), "--augmentation"),

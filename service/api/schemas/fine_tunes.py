@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.api.schemas.budget import BudgetBody
 from service.domain.job import Job, JobCheckpoint, JobEvent, JobStatus
@@ -148,11 +149,11 @@ class FineTuneBody(BaseModel):
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if (self.model is None) == (self.budget is None):
-            raise ValueError("give either `model` or `budget`")
+            raise PydanticCustomError("one_start", "give either `model` or `budget`")
         if self.model is not None:
             for name in ("learngene", "method", "objective", "image_size"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"`{name}` goes with `budget` only")
+                    raise PydanticCustomError("with_budget", "`{name}` goes with `budget` only", {"name": name})
         return self
 
 

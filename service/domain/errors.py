@@ -22,6 +22,7 @@ TlegError
     ├── FencedError                 a write of an attempt that is no longer the job's
     ├── StoreUnavailableError       Redis does not answer, or cannot be started
     └── ObjectStoreError            the object store does not answer, or its disk is full
+        └── ObjectDamagedError      an object's content is not what was stored
 """
 
 from __future__ import annotations
@@ -151,3 +152,10 @@ class FencedError(ServiceError):
 
 class ObjectStoreError(ServiceError):
     """The object store does not answer, or cannot be written."""
+
+
+class ObjectDamagedError(ObjectStoreError):
+    """An object's content is not what was stored."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the object {key} is damaged: its sha256 is another")

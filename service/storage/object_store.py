@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator
@@ -19,7 +20,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from service.domain.errors import ObjectStoreError
+from service.domain.errors import ObjectDamagedError, ObjectStoreError
 from tleg_core.atomic_file import atomic_file
 
 CHUNK_BYTES = 1024 * 1024
@@ -36,9 +37,14 @@ def weights_key(sha256: str) -> str:
     return f"weights/{sha256}.safetensors"
 
 
-def state_key(job_id: str, attempt: int, step: int) -> str:
+def state_key(job_id: str, attempt: int, step: int, sha256: str) -> str:
     """Return the key of a state of training; no two attempts share one, so a fenced one harms nothing."""
-    return f"jobs/{job_id}/{attempt}-{step}.safetensors"
+    return f"jobs/{job_id}/{attempt}-{step}-{sha256}.safetensors"
+
+
+def state_sha256(key: str) -> str:
+    """Return the sha256 that stands in the key of a state."""
+    return key.removesuffix(".safetensors").rpartition("-")[2]
 
 
 def state_folder(job_id: str) -> str:
@@ -100,11 +106,20 @@ class ObjectStore:
             finally:
                 os.close(folder)
 
-    def fetch_file(self, key: str, target: Path) -> None:
-        """Write an object's content to `target`, whole or not at all; raises FileNotFoundError where there is none."""
+    def fetch_file(self, key: str, target: Path, *, sha256: str | None = None) -> None:
+        """Write an object's content to `target`, whole or not at all.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ObjectDamagedError: Its sha256 is another than the one given.
+        """
+        digest = hashlib.sha256()
         with _failures(), atomic_file(target) as file:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+                digest.update(chunk)
                 file.write(chunk)
+            if sha256 not in (None, digest.hexdigest()):
+                raise ObjectDamagedError(key)
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

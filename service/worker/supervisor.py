@@ -6,7 +6,9 @@ It has no torch. It also sweeps: jobs of workers that have fallen silent are que
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from concurrent.futures import CancelledError as FutureCancelledError
 
@@ -17,7 +19,7 @@ from redis.exceptions import RedisError
 
 from service.domain.catalogue import Catalogue
 from service.domain.errors import FencedError, StoreUnavailableError
-from service.domain.job import JobStatus
+from service.domain.job import JobError, JobStatus
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
@@ -145,6 +147,12 @@ class Supervisor:
         if self._draining.is_set():
             attempt.leave(JobStatus.QUEUED, limit_s=settings.drain_timeout_s)
         nproc = int(claim.job.spec.settings["nproc"])
+        cores = os.cpu_count() or 1
+        if nproc > cores:  # each would load PyTorch, and the machine run out of memory before one could say so
+            reason = f"nproc: {nproc} processes are more than the {cores} cores of this worker"
+            with contextlib.suppress(FencedError, StoreUnavailableError):  # said again by the next attempt
+                await self._jobs.fail(claim, JobError(code="invalid_settings", message=reason))
+            return
         try:
             await attempt.run(lambda: self._engine.provide(nproc))
         except Exception as error:

@@ -7,6 +7,7 @@ attempt writes, so an attempt that was given up harms nothing.
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import time
@@ -17,9 +18,9 @@ import torch
 from pydantic import BaseModel
 
 from service.domain.dataset import Dataset
-from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectStoreError
+from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectDamagedError, ObjectStoreError
 from service.domain.model import Model
-from service.storage.object_store import state_key, weights_key
+from service.storage.object_store import state_key, state_sha256, weights_key
 from service.worker.protocol import (
     INTERNAL_ERROR,
     EpochDone,
@@ -68,13 +69,18 @@ class _StateKeeper:
         return time.monotonic() - self._saved_s >= self._run.checkpoint_s
 
     def keep(self, checkpoint: Checkpoint, step: int) -> None:
-        """Put it into the object store, and say so; raises `ObjectStoreError`."""
-        key = state_key(self._run.job, self._run.attempt, step)
+        """Put it into the object store, and say so; where that fails, training goes on without it."""
+        self._saved_s = time.monotonic()
         try:
             checkpoint.write(self._path)
+            with self._path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            key = state_key(self._run.job, self._run.attempt, step, sha256)
             self._bench.store.move_file(key, self._path)
-        except CheckpointError as error:
-            raise ObjectStoreError("the state of training cannot be written: is the disk full?") from error
+        except (CheckpointError, ObjectStoreError, OSError) as error:
+            logger.warning("a state is not saved: %s", error, extra={"action": "state_not_saved", "job": self._run.job})
+            self._report(Note(job=self._run.job, message=f"the state of step {step} could not be saved: is the disk full?"))
+            return
         finally:
             self._path.unlink(missing_ok=True)
         self._report(Saved(job=self._run.job, step=step, key=key))
@@ -82,13 +88,16 @@ class _StateKeeper:
 
     def read(self) -> Checkpoint:
         """Return the state to go on from; raises `CheckpointError` where it is gone or damaged."""
+        key = self._run.resume_key or ""
         try:
-            self._bench.store.fetch_file(self._run.resume_key or "", self._path)
+            self._bench.store.fetch_file(key, self._path, sha256=state_sha256(key))
+            return Checkpoint.read(self._path)
         except FileNotFoundError:
             raise CheckpointError("the saved state is gone") from None
-        checkpoint = Checkpoint.read(self._path)
-        self._path.unlink()
-        return checkpoint
+        except ObjectDamagedError as error:
+            raise CheckpointError(str(error)) from None
+        finally:
+            self._path.unlink(missing_ok=True)
 
 
 class _Reporter:
@@ -185,6 +194,8 @@ def _failure(job: str, error: Exception) -> Failed:
             code, message = "dataset_missing", "the data set's images are not in the object store"
         case ImageFileError():
             code, message = "dataset_missing", "the data set's images cannot be read: the file is damaged"
+        case ObjectDamagedError() | CheckpointError():
+            code, message = "weights_damaged", "the file of the model that training starts from is damaged"
         case ObjectStoreError():
             code, message = "storage_failed", str(error)
         case OSError(errno=None):  # Pillow's

@@ -83,15 +83,16 @@ class Workbench:
 
         Raises:
             LearngeneNotLoadedError: It is to be expanded from a learngene that is not here.
-            ObjectStoreError: Its file cannot be fetched.
-            CheckpointError: Its file is damaged.
+            ObjectStoreError: Its file cannot be fetched, or is damaged.
         """
         if model.fine_tuning is None:
             return self._learngene(model).expand(model.recipe)
         path = self.work_dir / "parent.safetensors"
-        self.fetch(model.fine_tuning.weights_key, path)
-        tensors, _ = read_tensors(path)
-        path.unlink()
+        try:
+            self._fetch(model.fine_tuning.weights_key, path, sha256=model.fine_tuning.weights_sha256)
+            tensors, _ = read_tensors(path)
+        finally:
+            path.unlink(missing_ok=True)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def preprocessing(self, model: Model) -> Preprocessing:
@@ -148,10 +149,10 @@ class Workbench:
         except FileNotFoundError:
             raise DatasetNotFoundError(dataset.id) from None
 
-    def fetch(self, key: str, path: Path) -> None:
+    def _fetch(self, key: str, path: Path, *, sha256: str) -> None:
         """Write an object to a file; raises `ObjectStoreError`, where there is none too."""
         try:
-            self.store.fetch_file(key, path)
+            self.store.fetch_file(key, path, sha256=sha256)
         except FileNotFoundError:
             raise ObjectStoreError(f"the object store has no {key}") from None
 

@@ -17,6 +17,7 @@ from service.domain.model import FineTuning, Model, Usage
 from service.worker.protocol import EpochDone, Failed, Finished, Note, Run, Saved, Started, Stepped, Stopped
 from tests.engine.conftest import CLASSES, Scene, again
 from tests.engine.driver import Engine
+from tleg_core.canonical import sha256_hex
 from tleg_core.description import Preprocessing
 from tleg_core.fine_tuning import FineTuneSettings
 from tleg_core.image_file import ImageFile, decode_image
@@ -79,13 +80,13 @@ def test_a_fine_tuned_model_can_be_fine_tuned_again(engine: Engine, scene: Scene
     """From its file in the object store; with its classes kept it starts where the other ended."""
     run = scene.run(epochs=6, lr=3e-3)
     finished = engine.do(run)[-1]
-    model = _tuned(scene, run, finished.weights.key)
+    model = _tuned(scene, run, finished.weights.key, finished.weights.sha256)
     settings = scene.settings(epochs=1, lr=1e-9).to_json() | {"head": "keep"}
     kept = engine.do(scene.run().model_copy(update={"model": model.to_json(), "settings": settings}))[-1]
     assert abs(kept.metrics["loss"] - finished.metrics["loss"]) < 1e-3
 
 
-def _tuned(scene: Scene, run: Run, weights_key: str) -> Model:
+def _tuned(scene: Scene, run: Run, weights_key: str, weights_sha256: str) -> Model:
     """Return the model that is recorded of a job whose result lies under that key."""
     tuning = FineTuning.of(
         scene.dataset,
@@ -97,7 +98,7 @@ def _tuned(scene: Scene, run: Run, weights_key: str) -> Model:
         step=54,
         metrics={},
         images=18,
-        weights_sha256=64 * "0",
+        weights_sha256=weights_sha256,
         weights_key=weights_key,
         size_bytes=1000,
     )
@@ -152,12 +153,18 @@ def test_a_stop_for_another_job_changes_nothing(engine: Engine, scene: Scene) ->
     assert isinstance(engine.until(Finished)[-1], Finished)
 
 
-def test_a_state_that_is_gone_or_of_another_run_only_costs_time(engine: Engine, scene: Scene) -> None:
+def test_a_state_that_is_gone_damaged_or_of_another_run_only_costs_time(engine: Engine, scene: Scene) -> None:
     """Training begins again, says so, and ends in the same weights."""
     expected = engine.do(scene.run())[-1].weights.sha256
     other = scene.run(seed=5, checkpoint_s=0.0, epochs=1)
     key = next(report.key for report in engine.do(other) if isinstance(report, Saved))
-    for unusable in ("jobs/nothing.safetensors", key):
+    own = next(report.key for report in engine.do(scene.run(checkpoint_s=0.0)) if isinstance(report, Saved))
+    path = scene.store.local_path(own)
+    assert path is not None
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for unusable in ("jobs/nothing.safetensors", key, own):
         reports = engine.do(again(scene.run(), unusable))
         assert any(isinstance(report, Note) for report in reports)
         assert reports[-1].weights.sha256 == expected
@@ -171,10 +178,14 @@ def test_failures_say_why_and_leave_the_engine_whole(engine: Engine, scene: Scen
     gone = replace(scene.dataset, object_key="datasets/gone.arrow").to_json()
     network = timm.create_model(scene.model.architecture, num_classes=3, **scene.model.model_args)
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in network.state_dict().items()}, tmp_path / "nan")
+    nan = (tmp_path / "nan").read_bytes()
     scene.store.put_file("weights/nan.safetensors", tmp_path / "nan")
+    whole = _tuned(scene, plain, "weights/nan.safetensors", sha256_hex(nan))
+    damaged = _tuned(scene, plain, "weights/nan.safetensors", sha256_hex(nan[:-1]))
     bad = {
         "invalid_settings": plain.model_copy(update={"settings": plain.settings | {"freeze": 9}}),
-        "training_diverged": plain.model_copy(update={"model": _tuned(scene, plain, "weights/nan.safetensors").to_json()}),
+        "training_diverged": plain.model_copy(update={"model": whole.to_json()}),
+        "weights_damaged": plain.model_copy(update={"model": damaged.to_json()}),
         "learngene_not_loaded": plain.model_copy(update={"model": foreign}),
         "dataset_missing": plain.model_copy(update={"dataset": gone}),
     }
@@ -186,19 +197,33 @@ def test_failures_say_why_and_leave_the_engine_whole(engine: Engine, scene: Scen
     assert isinstance(engine.do(scene.run(epochs=1))[-1], Finished)
 
 
-def test_a_store_that_cannot_be_written_fails_the_job(start: Callable[..., Engine], scene: Scene, tmp_path: Path) -> None:
-    """A file stands where a folder must be made, as good as a full disk; the message holds no path."""
-    with start() as engine:
-        run = scene.run(checkpoint_s=0.0)
-        blocked = scene.store.local_path(f"jobs/{run.job}")
-        assert blocked is not None
-        blocked.parent.mkdir(exist_ok=True)
-        blocked.write_text("in the way")
-        failed = engine.do(run)[-1]
-        assert isinstance(failed, Failed)
-        assert failed.code == "storage_failed"
-        assert str(tmp_path.parent.parent) not in failed.message
-        assert isinstance(engine.do(scene.run(epochs=1))[-1], Finished)
+def test_a_state_that_cannot_be_saved_does_not_end_the_training(engine: Engine, scene: Scene) -> None:
+    """A file stands where a folder must be made, as good as a full disk; the job goes on and says so."""
+    run = scene.run(checkpoint_s=0.0)
+    blocked = scene.store.local_path(f"jobs/{run.job}")
+    assert blocked is not None
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_text("in the way")
+    *reports, finished = engine.do(run)
+    assert any(isinstance(report, Note) and "could not be saved" in report.message for report in reports)
+    assert not any(isinstance(report, Saved) for report in reports)
+    assert finished.weights.sha256 == engine.do(scene.run())[-1].weights.sha256
+
+
+def test_weights_that_cannot_be_stored_fail_the_job(engine: Engine, scene: Scene, tmp_path: Path) -> None:
+    """As above, for the result; the message holds no path, and the next job runs."""
+    folder = scene.store.local_path("weights")
+    assert folder is not None
+    engine.do(scene.run(epochs=1))
+    folder.rename(tmp_path / "aside")
+    folder.write_text("in the way")
+    failed = engine.do(scene.run())[-1]
+    folder.unlink()
+    (tmp_path / "aside").rename(folder)
+    assert isinstance(failed, Failed)
+    assert failed.code == "storage_failed"
+    assert str(folder.parent) not in failed.message
+    assert isinstance(engine.do(scene.run(epochs=1))[-1], Finished)
 
 
 def test_start_from_scratch_ignores_the_weights_and_is_reproducible(engine: Engine, scene: Scene) -> None:

@@ -49,9 +49,9 @@ class Bench:
     model: Model
     work_dir: Path
 
-    async def job(self, conduct: Conduct = Conduct.TRAINS, *, epochs: int = 2) -> Job:
+    async def job(self, conduct: Conduct = Conduct.TRAINS, *, epochs: int = 2, nproc: int = 1) -> Job:
         """Queue a job that the engine treats so."""
-        settings = {"seed": int(conduct), "epochs": epochs, "nproc": 1}
+        settings = {"seed": int(conduct), "epochs": epochs, "nproc": nproc}
         spec = JobSpec(model=self.model.id, dataset=DATASET_ID, settings=settings, requested={})
         job, _ = await self.jobs.create(spec)
         return job

@@ -143,7 +143,7 @@ class FakeEngine:
         return asked
 
     def _save(self, run: Run, step: int) -> None:
-        key = state_key(run.job, run.attempt, step)
+        key = state_key(run.job, run.attempt, step, "0" * 64)
         try:
             self._put(key, str(step).encode())
         except ObjectStoreError as error:

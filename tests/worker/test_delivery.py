@@ -14,6 +14,8 @@ from service.worker.delivery import Delivery, Release
 from service.worker.protocol import EpochDone, Saved
 from tests.worker.conftest import HEARTBEAT_S, Bench
 
+SHA256 = "0" * 64
+
 OnBench = Callable[[Callable[[Bench], Awaitable[None]]], None]
 
 
@@ -54,7 +56,7 @@ def test_a_state_that_redis_may_know_is_kept_until_a_later_one_is_recorded(on_be
         objects, jobs = ObjectStore(bench.settings.object_store_url), _LosingJobs(bench)
         content = bench.work_dir / "content"
         content.write_text("a state")
-        first, second = (state_key(job_id, 1, step) for step in (10, 20))
+        first, second = (state_key(job_id, 1, step, SHA256) for step in (10, 20))
         for key in (first, second):
             objects.put_file(key, content)
         delivery = Delivery(claim, jobs, bench.models, objects)
@@ -87,9 +89,9 @@ def test_a_long_run_keeps_no_trace_of_what_was_deleted(on_bench: OnBench) -> Non
         delivery = Delivery(claim, bench.jobs, bench.models, ObjectStore(bench.settings.object_store_url))
         running = asyncio.create_task(delivery.run())
         for step in range(1, 1001):
-            delivery.put(Saved(job=job_id, step=step, key=state_key(job_id, 1, step)))
+            delivery.put(Saved(job=job_id, step=step, key=state_key(job_id, 1, step, SHA256)))
             await asyncio.sleep(0.001)
-        while (await bench.jobs.get(job_id)).resume_key != state_key(job_id, 1, 1000):
+        while (await bench.jobs.get(job_id)).resume_key != state_key(job_id, 1, 1000, SHA256):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert len(delivery._cleaning) == 0

@@ -13,6 +13,7 @@ import pytest
 from service.domain.job import JobStatus
 from service.storage import keys
 from service.storage.job_store import Claim
+from service.storage.object_store import state_key
 from tests.worker.conftest import HEARTBEAT_S, Bench
 from tests.worker.fake_engine import Conduct
 
@@ -145,6 +146,21 @@ def test_an_engine_that_failed_for_an_unknown_reason_does_no_other_job(on_bench:
     on_bench(scenario)
 
 
+def test_a_job_of_more_processes_than_cores_fails(on_bench: OnBench) -> None:
+    """Before any is started: each would load PyTorch, and the machine run out of memory."""
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.worker():
+            failed = await bench.ended((await bench.job(nproc=4096)).id)
+            good = await bench.ended((await bench.job()).id)
+        assert failed.error is not None
+        assert (failed.attempt, failed.error.code) == (1, "invalid_settings")
+        assert "4096 processes" in failed.error.message
+        assert good.status is JobStatus.SUCCEEDED
+
+    on_bench(scenario)
+
+
 def test_a_job_without_its_model_fails(on_bench: OnBench) -> None:
     """A record that is gone, or a learngene that is not here, is named; no engine is needed to know it."""
 
@@ -169,7 +185,7 @@ def test_a_paused_job_is_saved_and_goes_on_when_resumed(on_bench: OnBench) -> No
             await bench.until(job.id, lambda job: job.progress.step >= 1)
             await bench.jobs.pause(job.id)
             paused = await bench.until(job.id, lambda job: job.status is JobStatus.PAUSED)
-            assert paused.resume_key == f"jobs/{job.id}/1-{paused.progress.step}.safetensors"
+            assert paused.resume_key == state_key(job.id, 1, paused.progress.step, "0" * 64)
             await asyncio.sleep(0.5)
             assert (await bench.jobs.get(job.id)).status is JobStatus.PAUSED
             await bench.jobs.resume(job.id)
@@ -344,7 +360,7 @@ def test_no_state_is_left_of_a_job_that_died_with_its_worker(on_bench: OnBench, 
         job = await bench.job()
         claim = await bench.jobs.claim(job.id, "a worker that died")
         assert claim is not None
-        state = bench.work_dir / "objects" / "jobs" / job.id / "1-1.safetensors"
+        state = bench.work_dir / "objects" / state_key(job.id, 1, 1, "0" * 64)
         state.parent.mkdir(parents=True)
         state.write_text("a state")
         await bench.redis.hset(f"tleg:job:{job.id}", mapping={"lease": "1", "deaths": "2"})

@@ -135,7 +135,8 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def on_domain_error(request: Request, error: TlegError) -> JSONResponse:
         problem = problem_of(error)
         if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.error(problem.detail, extra={"action": "request_failed", "path": request.url.path, "code": problem.code})
+            facts = {"action": "request_failed", "path": request.url.path, "code": problem.code}
+            logger.error(problem.detail, extra=facts | ({"cause": error.__cause__} if error.__cause__ else {}))
         return problem_response(problem)
 
     @app.exception_handler(HTTPException)

@@ -14,10 +14,13 @@ from service.domain.errors import StoreUnavailableError
 
 @asynccontextmanager
 async def redis_failures() -> AsyncIterator[None]:
-    """Turn the errors of Redis and of the way to it into `StoreUnavailableError`."""
+    """Turn the errors of Redis and of the way to it into `StoreUnavailableError`.
+
+    Its message names no address and no script, for it goes to clients; the error itself is the cause, which logs show.
+    """
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise StoreUnavailableError(f"Redis does not answer: {error}") from error
+        raise StoreUnavailableError("Redis does not answer") from error
     except RedisError as error:
-        raise StoreUnavailableError(f"Redis refused: {error}") from error
+        raise StoreUnavailableError(f"Redis refused ({type(error).__name__})") from error

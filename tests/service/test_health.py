@@ -42,6 +42,7 @@ def test_without_redis_the_server_lives_but_is_not_ready_and_recovers(open_api: 
             assert int(answer.headers["Retry-After"]) >= 1
             if method != "HEAD":
                 assert answer.json()["code"] == "store_unavailable"
+                assert str(tmp_path) not in answer.text
         batch = api.post("/models/batch", json={"requests": [{}]})
         assert batch.status_code == 200
         assert batch.json()["data"][0]["status"] == 503

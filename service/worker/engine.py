@@ -7,6 +7,7 @@ leave a process behind that loads it for nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from service.worker.parent_death import end_with_parent
@@ -18,8 +19,10 @@ def main() -> None:
     parser.add_argument("socket", type=Path, help="the unix socket of the supervisor")
     socket = parser.parse_args().socket
     end_with_parent()
-    from service.worker.engine_loop import run  # noqa: PLC0415 (it imports torch)
-
+    try:
+        from service.worker.engine_loop import run  # noqa: PLC0415 (it imports torch)
+    except ModuleNotFoundError as error:
+        sys.exit(f"the engine cannot start: {error}; a worker needs torch and timm")
     run(socket)
 
 

@@ -252,7 +252,7 @@ def test_a_bad_learngene_is_one_line(
         ("models", "download", "m-1"),
         ("datasets", "list"),
         ("fine-tunes", "watch", "ft-1"),
-        ("fine-tunes", "create", "--dataset", "ds-1", "--depth", 2),
+        ("fine-tunes", "create", "--dataset", "ds-1", "--depth", "2"),
     ],
     ids=" ".join,
 )

@@ -72,7 +72,7 @@ def create(
         if as_json:
             print_json(model.model_dump(mode="json"))
         else:
-            _print_models([model])
+            _print_costs(model)
         if output is not None and not dry_run:
             download_weights(client, model.id, output)
 
@@ -155,19 +155,23 @@ def list_learngenes(url: Url, as_json: options.AsJson = False) -> None:
     print_table(("learngene", "method", "depth", "params", "MACs", "best top-1"), rows)
 
 
+def _print_costs(model: ModelResource) -> None:
+    numbers = (str(model.member.depth), compact(model.params), compact(model.macs), f"{compact(model.size_bytes)}B")
+    print_table(("id", "depth", "params", "MACs", "size", "learngene"), [(model.id, *numbers, model.learngene)], folds=5)
+
+
 def _print_models(models: Sequence[ModelResource]) -> None:
-    rows = [
-        (
-            model.id,
-            str(model.member.depth),
-            compact(model.params),
-            compact(model.macs),
-            f"{compact(model.size_bytes)}B",
-            model.learngene if model.fine_tuning is None else f"tuned on {_data_set(model.fine_tuning)}",
-        )
-        for model in models
-    ]
-    print_table(("id", "depth", "params", "MACs", "size", "learngene"), rows, folds=5)
+    rows = [(model.id, str(model.member.depth), compact(model.params), _origin(model)) for model in models]
+    print_table(("id", "depth", "params", "learngene or data set"), rows, folds=3)
+
+
+def _origin(model: ModelResource) -> str:
+    """Return the learngene, or the data set with the epochs and the held-out accuracy, which tell checkpoints apart."""
+    tuning = model.fine_tuning
+    if tuning is None:
+        return model.learngene
+    accuracy = f", {percent(tuning.metrics['top1'])}" if "top1" in tuning.metrics else ""
+    return f"{_data_set(tuning)} epoch {tuning.epoch}{accuracy}"
 
 
 def _fine_tuning(model: ModelResource) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ class _Display:
 
     def _draw(self) -> None:
         steps, step = self._latest["steps"], self._latest["step"]
-        epoch = f"epoch {min(self._latest['epoch'] + (self._status == JobStatus.RUNNING), self._epochs)}/{self._epochs}"
+        epoch = f"{self._latest['epoch']}/{self._epochs} epochs done"
         facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
         self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
 

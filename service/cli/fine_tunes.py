@@ -24,6 +24,8 @@ from tleg_core.errors import ConfigError
 app = typer.Typer(no_args_is_help=True, help="Fine-tune models on a server, by jobs that survive restarts.")
 
 _INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
+# The settings that tell most of a training; `get` shows all.
+_TELLING = ("epochs", "batch_size", "lr", "layer_decay", "augmentation", "mixup", "freeze", "start", "head")
 
 JobId = Annotated[str, typer.Argument(help="The job's id, ft-….", show_default=False)]
 
@@ -90,6 +92,8 @@ def create(
             print_json(job.model_dump(mode="json"))
         else:
             out.print(f"{job.id} is {job.status}", soft_wrap=True)
+            telling = ", ".join(f"{name} {job.settings[name]}" for name in _TELLING if name in job.settings)
+            print_facts([("network", _network(client, job)), ("settings", telling)])
         if watch:
             _watch(client, job, as_json=as_json)
         elif not as_json:
@@ -122,10 +126,10 @@ def get(url: Url, job_id: JobId, as_json: options.AsJson = False) -> None:
     """Show one fine-tune: where it stands, its settings and what came of it."""
     with Client(url) as client:
         job = client.get_fine_tune(job_id)
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-    else:
-        print_facts(_facts(job))
+        if as_json:
+            print_json(job.model_dump(mode="json"))
+        else:
+            print_facts(_facts(job, network=_network(client, job), few_classes=_has_few_classes(client, job)))
 
 
 @app.command()
@@ -224,20 +228,44 @@ def _print_jobs(jobs: Sequence[FineTuneResource]) -> None:
         )
         for job in jobs
     ]
-    print_table(("id", "status", "epoch", "top-1", "created"), rows, folds=1)
+    print_table(("id", "status", "epochs", "top-1", "created"), rows, folds=1)
 
 
-def _facts(job: FineTuneResource) -> list[tuple[str, str]]:
+def _network(client: Client, job: FineTuneResource) -> str:
+    """Return what a job trains, or a dash where the server does not say: its learngene may be gone."""
+    try:
+        model = client.get_model(job.model)
+    except ClientError:
+        return "-"
+    return f"{model.learngene}, depth {model.member.depth}, {compact(model.params)} parameters"
+
+
+def _has_few_classes(client: Client, job: FineTuneResource) -> bool:
+    """Whether a top-5 of 100 % says nothing, as there are no more classes; only then is the data set asked for."""
+    if job.metrics.get("top5") != 1.0:
+        return False
+    try:
+        return client.get_dataset(job.dataset).num_classes <= 5
+    except ClientError:  # deleted since
+        return False
+
+
+def _facts(job: FineTuneResource, *, network: str, few_classes: bool) -> list[tuple[str, str]]:
     progress, metrics = job.progress, job.metrics
-    measured = [f"{name} {percent(metrics[key])}" for name, key in (("top-1", "top1"), ("top-5", "top5")) if key in metrics]
+    shown = (("top-1", "top1"),) if few_classes else (("top-1", "top1"), ("top-5", "top5"))
+    measured = [f"{name} {percent(metrics[key])}" for name, key in shown if key in metrics]
     measured += [f"loss {_loss(metrics)}"] if "loss" in metrics else []
     facts = [
         ("id", job.id),
         ("status", f"{job.status}{', to be paused' if job.pause_requested else ''}"),
         ("attempt", str(job.attempt)),
         ("model", job.model),
+        ("network", network),
         ("data set", job.dataset),
-        ("progress", f"{percent(progress.fraction)}, epoch {progress.epoch} of {progress.epochs}, step {progress.step:,}"),
+        (
+            "progress",
+            f"{percent(progress.fraction)}, {progress.epoch} of {progress.epochs} epochs done, step {progress.step:,}",
+        ),
         ("held out", ", ".join(measured) or "-"),
         ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),
         ("created", _time(job.created_at)),

@@ -15,9 +15,11 @@ from service.api.schemas.fine_tunes import FineTuneSettingsBody
 from service.client import Client
 from service.domain.job import JobError
 from service.storage.embedded_redis import running_url
+from service.storage.object_store import ObjectStore
 from tests.service import jobs
 from tests.service.archives import animated, pets, zipped
 from tests.service.commands import Tleg, assert_fits, assert_one_line_error
+from tests.service.fine_tuned import Workshop
 from tests.service.jobs import START, Store
 from tests.service.server import ServerProcess
 
@@ -177,6 +179,54 @@ def test_what_is_not_there_can_be_looked_up(online: Tleg) -> None:
     assert_one_line_error(online("fine-tunes", "create", "--dataset", "pets", "--depth", 2), "'pets'", "tleg datasets list")
     for kind in ("models", "datasets", "fine-tunes"):
         assert_one_line_error(online(kind, "get", "x"), "'x'", f"`GET /{kind}` or `tleg {kind} list`")
+
+
+def test_what_was_chosen_is_said(online: Tleg, dataset: str) -> None:
+    """The network of a budget and the settings that were derived, at once and later."""
+    created = online("fine-tunes", "create", "--dataset", dataset, "--depth", 2, "--learngene", "tiny-tleg", "--epochs", 3)
+    assert created.code == 0, created.err
+    assert_fits(created.out)
+    first, network, settings = created.out.splitlines()[:3]
+    assert re.fullmatch(r"network +tiny-tleg, depth 2, [\d.]+k? parameters *", network)
+    assert re.match(r"settings +epochs 3, batch_size \d+, lr [\d.e-]+, ", settings)
+    job_id = first.partition(" ")[0]
+    assert network.removeprefix("network").strip() in online("fine-tunes", "get", job_id).out
+    assert online("fine-tunes", "cancel", job_id).code == 0
+
+
+def test_a_top_5_of_few_classes_is_not_shown(online: Tleg, server: ServerProcess, job: str) -> None:
+    """Of two classes it is always 100 %."""
+
+    async def epoch(store: Store) -> None:
+        claim = await store.claim(job, "w1")
+        assert claim is not None
+        await store.started(claim, dict(claim.job.spec.settings), START)
+        await store.report(claim, replace(START, epoch=1, step=5, metrics={"top1": 0.5, "top5": 1.0}), event=("epoch", {}))
+
+    jobs.run(running_url(server.data_dir), epoch)
+    shown = online("fine-tunes", "get", job).out
+    assert "top-1 50.00 %" in shown
+    assert "top-5" not in shown
+    assert "1 of 2 epochs done" in shown
+    assert online("fine-tunes", "cancel", job).code == 0
+
+
+def test_listed_models_tell_checkpoints_apart(
+    online: Tleg, server: ServerProcess, learngene_files: list[Path], tmp_path: Path
+) -> None:
+    """By the data set, the epochs and the held-out accuracy, in one line each."""
+    base = online("models", "create", "--depth", 1, "--learngene", "tiny-tleg", "--json").json["id"]
+    workshop = Workshop(
+        redis_url=running_url(server.data_dir),
+        objects=ObjectStore((server.data_dir / "objects").as_uri()),
+        learngenes=learngene_files,
+        folder=tmp_path,
+    )
+    tuned = {epoch: workshop.publish(base, epoch=epoch, seed=epoch).id for epoch in (7, 8)}
+    listed = online("models", "list", "--limit", 2).out
+    assert_fits(listed)
+    for epoch, model_id in tuned.items():
+        assert re.search(rf"{model_id} +1 +\S+ +petals epoch {epoch}, 87\.50 % *\n", listed)
 
 
 def test_every_setting_has_an_option(tleg: Tleg) -> None:

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from shutil import which
 
 import pytest
 
 from tests.docker import compose_file
 from tests.docker.dockerfile import ROOT
+
+_SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"  # where an image's build finds its programs, root's among them
 
 
 def _make_env(file: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -63,11 +66,11 @@ def test_an_env_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == "TLEG_REDIS_PASSWORD=old\n"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@pytest.mark.skipif(os.getuid() != 0 or not which("groupadd", path=_SBIN), reason="needs root, and groupadd")
 def test_the_user_owns_the_folders_that_become_volumes(tmp_path: Path) -> None:
     """By its number, with a name for it, no password and no shell."""
     (tmp_path / "etc").mkdir()
-    subprocess.run(["sh", ROOT / "docker/make-user.sh", tmp_path], check=True, capture_output=True)
+    subprocess.run(["sh", ROOT / "docker/make-user.sh", tmp_path], check=True, capture_output=True, env={"PATH": _SBIN})
     name, password, *rest = (tmp_path / "etc/passwd").read_text().strip().split(":")
     assert (name, rest) == ("tleg", ["10001", "10001", "", "/var/cache/tleg", "/usr/sbin/nologin"])
     assert password in ("x", "!")  # in a shadow file, where there is one; else none

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.peers import tleg_server
 from service.cli.demo_fine_tune import IMAGES
 from service.client import BudgetBody, Client, FineTuneBody
+from service.storage.learngene_registry import shipped_paths
 
-_PORT = 8198
+_START_TIMEOUT_S = 120.0
 
 
 def measure(client: Client, jobs: int, depth: int) -> list[tuple[float, float]]:
@@ -46,19 +46,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--depth", type=int, default=4)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tleg-bench-") as folder:
-        log = Path(folder) / "log"
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(_PORT), "--data-dir", f"{folder}/data"]
-        with log.open("w") as output:
-            server = subprocess.Popen(command, stderr=output)
-        try:
-            while "engine is ready" not in log.read_text():
-                time.sleep(0.2)
-            with Client(f"http://127.0.0.1:{_PORT}") as client:
-                rows = measure(client, args.jobs, args.depth)
-        finally:
-            server.terminate()
-            server.wait()
+    with (
+        tempfile.TemporaryDirectory(prefix="tleg-bench-") as folder,
+        tleg_server(Path(folder), shipped_paths()[0], workers=1) as server,
+    ):
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while "engine_ready" not in (log := (Path(folder) / "log").read_text()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the worker did not start: {log}")
+            time.sleep(0.2)
+        with Client(f"http://127.0.0.1:{server.port}") as client:
+            rows = measure(client, args.jobs, args.depth)
     out = Console(highlight=False)
     for name, column in (("claimed", 0), ("first step done", 1)):
         first, *others = [row[column] for row in rows]

@@ -20,6 +20,7 @@ from starlette.responses import FileResponse
 from service.api.schemas.models import ModelRequestBody
 
 _START_TIMEOUT_S = 60
+_NOWHERE = Path(os.devnull)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +32,10 @@ class Running:
 
 
 @contextmanager
-def tleg_server(folder: Path, learngene: Path) -> Iterator[Running]:
-    """Run `tleg serve` with one learngene."""
-    options = ["--no-shipped", "--workers", "0", "--learngene", str(learngene), "--data-dir", str(folder / "data")]
-    with _python("-m", "service.cli", "serve", "--port", "{port}", *options, path="/readyz") as process:
+def tleg_server(folder: Path, learngene: Path, *, workers: int = 0) -> Iterator[Running]:
+    """Run `tleg serve` with one learngene; what it logs is in `folder / "log"`."""
+    options = ["--no-shipped", "--workers", str(workers), "--learngene", str(learngene), "--data-dir", str(folder / "data")]
+    with _python("-m", "service.cli", "serve", "--port", "{port}", *options, path="/readyz", log=folder / "log") as process:
         yield process
 
 
@@ -79,17 +80,18 @@ def nginx_server(folder: Path, file: Path) -> Iterator[Running | None]:
 
 
 @contextmanager
-def _python(*arguments: str, path: str) -> Iterator[Running]:
+def _python(*arguments: str, path: str, log: Path = _NOWHERE) -> Iterator[Running]:
     port = _free_port()
     command = [sys.executable, *(argument.format(port=port) for argument in arguments)]
-    with _process(command, port, path) as process:
+    with _process(command, port, path, log) as process:
         yield process
 
 
 @contextmanager
-def _process(command: list[str], port: int, path: str) -> Iterator[Running]:
+def _process(command: list[str], port: int, path: str, log: Path = _NOWHERE) -> Iterator[Running]:
     """Run a server until the block ends; wait until it answers."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output)
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:

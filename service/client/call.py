@@ -1,7 +1,7 @@
 """One call of the API: sent, sent again where that is safe and promises something, and its answer or refusal read.
 
-Sent again is what may be repeated (see `Request.repeatable`) and was answered 503, or not to its end. A server that cannot be
-reached at all is said so at once.
+Every call may be sent twice (a creation carries an `Idempotency-Key`), so what was answered 503, or not to its end, is sent
+again. A server that cannot be reached at all is said so at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def answer(request: Request) -> Flow[httpx.Response]:
         try:
             response = yield from send(request)
         except httpx.TransportError as error:
-            if isinstance(error, httpx.ConnectError) or not request.repeatable or tries >= _BROKEN_TRIES:
+            if isinstance(error, httpx.ConnectError) or tries >= _BROKEN_TRIES:
                 raise unreachable(error) from None
             delay, lost = backoff_s(tries), True
         else:
@@ -60,7 +60,7 @@ def answer(request: Request) -> Flow[httpx.Response]:
             delay = retry_after_s(response)
             slow = tries >= _SLOW_TRIES and time.monotonic() - started > PATIENCE_S
             late = slow or waited_s + delay > PATIENCE_S
-            if not is_passing(response, refused) or not request.repeatable or late:
+            if not is_passing(response, refused) or late:
                 raise refused
         waited_s += delay
         yield from sleep(delay)

@@ -43,7 +43,6 @@ class Request:
         headers: Beside httpx's own.
         json: The body, as JSON.
         upload: The body, as a stream.
-        repeatable: Whether sending it twice does what sending it once does.
         read_timeout_s: Seconds that the server may be silent.
     """
 
@@ -53,7 +52,6 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Json = None
     upload: Upload | None = None
-    repeatable: bool = True
     read_timeout_s: float = 30.0
 
     def __str__(self) -> str:

@@ -70,7 +70,6 @@ class _StateKeeper:
 
     def keep(self, checkpoint: Checkpoint, step: int) -> None:
         """Put it into the object store, and say so; where that fails, training goes on without it."""
-        self._saved_s = time.monotonic()
         try:
             checkpoint.write(self._path)
             with self._path.open("rb") as file:
@@ -80,11 +79,11 @@ class _StateKeeper:
         except (CheckpointError, ObjectStoreError, OSError) as error:
             logger.warning("a state is not saved: %s", error, extra={"action": "state_not_saved", "job": self._run.job})
             self._report(Note(job=self._run.job, message=f"the state of step {step} could not be saved: is the disk full?"))
-            return
+        else:
+            self._report(Saved(job=self._run.job, step=step, key=key))
         finally:
             self._path.unlink(missing_ok=True)
-        self._report(Saved(job=self._run.job, step=step, key=key))
-        self._saved_s = time.monotonic()
+            self._saved_s = time.monotonic()
 
     def read(self) -> Checkpoint:
         """Return the state to go on from; raises `CheckpointError` where it is gone or damaged."""

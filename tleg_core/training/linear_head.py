@@ -1,7 +1,7 @@
 """A linear classifier on frozen features: multinomial logistic regression, its penalty chosen on held-out images.
 
-As CLIP's linear probes (arXiv 2103.00020, appendix A.3): L-BFGS over all of them at once, for a row of penalties. Nothing is drawn but which images are held out, so the result follows from the seed. Where the
-features come from is `ancestry`'s business.
+As CLIP's linear probes (arXiv 2103.00020, appendix A.3): L-BFGS over all of them at once, for a row of penalties. Nothing is
+drawn but which images are held out, so the result follows from the seed. Where the features come from is `ancestry`'s business.
 
 Shape legend: N images, F features, C classes.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional
 from tleg_core.errors import ConfigError
 from tleg_core.training.draws import generator_of
 
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 """Tried from the strongest on, each started where the one before it ended."""
 
 _HELD_OUT = 10  # one image of so many chooses the penalty
@@ -103,5 +103,5 @@ def _minimise(start: Tensor, ready: Tensor, labels: Tensor, penalty: float) -> T
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call, arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return theta.detach()

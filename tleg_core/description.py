@@ -16,7 +16,7 @@ import numpy as np
 
 from tleg_core.canonical import Json
 from tleg_core.errors import ConfigError
-from tleg_core.schedule import Polynomial, Schedule, Stagewise, schedule_from_json
+from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise, schedule_from_json
 from tleg_core.vit import MAX_DEPTH, VitConfig
 
 FORMAT_VERSION = 1
@@ -41,6 +41,7 @@ class Method(StrEnum):
 
     TLEG = "tleg"
     POLYNOMIAL = "polynomial"
+    SPLINE = "spline"
     STAGEWISE = "stagewise"
 
     def allows(self, schedule: Schedule) -> bool:
@@ -50,6 +51,8 @@ class Method(StrEnum):
                 return schedule == Polynomial(num_components=2)
             case Method.POLYNOMIAL:
                 return isinstance(schedule, Polynomial)
+            case Method.SPLINE:
+                return isinstance(schedule, Spline)
             case Method.STAGEWISE:
                 return isinstance(schedule, Stagewise)
 

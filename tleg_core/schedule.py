@@ -35,6 +35,11 @@ class Schedule(Protocol):
         """The smallest depth that the rule is defined for."""
         ...
 
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """K numbers that every row combines to one: how components start that every layer should have as 1."""
+        ...
+
     def coefficients(self, depth: int) -> Coefficients:
         """Return C(L) for L = `depth`: L rows of K numbers."""
         ...
@@ -46,37 +51,97 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polynomial:
-    """Row i is (1, t, t^2, ..., t^(K-1)) with t = i / L.
+    """Row i is (1, t, t^2, ..., t^(K-1)) with t = i / L, or, with `endpoint`, t = i / (L - 1).
 
     K = 2 is TLEG's linear rule (arXiv 2312.05614): theta_i = theta_B + (i / L) * theta_A. Layer 0 is exactly theta_B, and the
     last layer stands at (L - 1) / L, never at 1: whether the paper prints l / L or (l - 1) / L is not known to us, the authors'
-    code is this.
+    code is this. With `endpoint` every depth covers the same range, from 0 to 1: our own variation, not the paper's.
     """
 
     num_components: int = 2
+    endpoint: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_components <= MAX_COMPONENTS:
-            raise ConfigError("schedule.num_components", f"must be from 1 to {MAX_COMPONENTS}")
+        _check_components(self.num_components, 1)
+        if not isinstance(self.endpoint, bool):
+            raise ConfigError("schedule.endpoint", f"must be true or false, not {self.endpoint!r}")
 
     def __str__(self) -> str:
         """Return the schedule in words."""
-        return "linear in i / L" if self.num_components == 2 else f"polynomial of order {self.num_components - 1} in i / L"
+        rule = "linear" if self.num_components == 2 else f"polynomial of order {self.num_components - 1}"
+        return f"{rule} in i / (L - 1)" if self.endpoint else f"{rule} in i / L"
 
     @property
     def min_depth(self) -> int:
         """Any depth works."""
         return 1
 
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """The constant term alone."""
+        return (1.0,) + (0.0,) * (self.num_components - 1)
+
     def coefficients(self, depth: int) -> Coefficients:
-        """Return the powers of i / L, each taken in float64 and rounded once to float32."""
+        """Return the powers of t, each taken in float64 and rounded once to float32."""
+        steps = max(depth - 1, 1) if self.endpoint else depth
         return tuple(
-            tuple(float(np.float32(_power(layer / depth, k))) for k in range(self.num_components)) for layer in range(depth)
+            tuple(float(np.float32(_power(layer / steps, k))) for k in range(self.num_components)) for layer in range(depth)
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the schedule as a JSON object; without `endpoint` where it is not set, as files were before it existed."""
+        extra = {"endpoint": True} if self.endpoint else {}
+        return {"kind": "polynomial", "num_components": self.num_components} | extra
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spline:
+    """Linear interpolation between K components that lie at equal distances from the first layer to the last, t = i / (L - 1).
+
+    Row i has at most two entries, which sum to one. It holds as much as a polynomial of order K - 1, and each component is
+    itself near a layer, so none grows large to cancel another. Our own; not of the paper.
+    """
+
+    num_components: int = 3
+
+    def __post_init__(self) -> None:
+        _check_components(self.num_components, 2)
+
+    def __str__(self) -> str:
+        """Return the schedule in words."""
+        return f"linear between {self.num_components} knots"
+
+    @property
+    def min_depth(self) -> int:
+        """Any depth works; a single layer is the first component."""
+        return 1
+
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """All of them."""
+        return (1.0,) * self.num_components
+
+    def coefficients(self, depth: int) -> Coefficients:
+        """Return rows with `1 - f` and `f` at the two nearest knots, f in exact arithmetic, rounded once to float32."""
+        spans, steps = self.num_components - 1, max(depth - 1, 1)
+        rows: list[tuple[float, ...]] = []
+        for layer in range(depth):
+            knot, rest = divmod(layer * spans, steps)
+            row = [0.0] * self.num_components
+            row[knot] = float(np.float32((steps - rest) / steps))
+            if rest:
+                row[knot + 1] = float(np.float32(rest / steps))
+            rows.append(tuple(row))
+        return tuple(rows)
+
+    def to_json(self) -> dict[str, Any]:
         """Return the schedule as a JSON object."""
-        return {"kind": "polynomial", "num_components": self.num_components}
+        return {"kind": "spline", "num_components": self.num_components}
+
+
+def _check_components(count: int, low: int) -> None:
+    if not low <= count <= MAX_COMPONENTS:
+        raise ConfigError("schedule.num_components", f"must be from {low} to {MAX_COMPONENTS}")
 
 
 def _power(base: float, exponent: int) -> float:
@@ -115,6 +180,11 @@ class Stagewise:
         """A layer for each stage."""
         return len(self.stages)
 
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """All of them."""
+        return (1.0,) * len(self.stages)
+
     def coefficients(self, depth: int) -> Coefficients:
         """Return one-hot rows; raises `ConfigError` where a stage would have no layer."""
         if depth < self.min_depth:
@@ -143,9 +213,15 @@ def schedule_from_json(value: object) -> Schedule:
     match dict(value):
         case {"kind": "polynomial", "num_components": int(count), **rest} if not rest and not isinstance(count, bool):
             return Polynomial(num_components=count)
+        case {"kind": "polynomial", "num_components": int(count), "endpoint": True, **rest} if not (
+            rest or isinstance(count, bool)
+        ):
+            return Polynomial(num_components=count, endpoint=True)
+        case {"kind": "spline", "num_components": int(count), **rest} if not rest and not isinstance(count, bool):
+            return Spline(num_components=count)
         case {"kind": "stagewise", "stages": list(stages), **rest} if not rest:
             if any(not isinstance(length, int) or isinstance(length, bool) for length in stages):
                 raise ConfigError("schedule.stages", "must be a list of whole numbers")
             return Stagewise(stages=tuple(stages))
         case _:
-            raise ConfigError("schedule", "is of no known kind (polynomial with num_components, stagewise with stages)")
+            raise ConfigError("schedule", "is of no known kind (polynomial, spline with num_components, stagewise with stages)")

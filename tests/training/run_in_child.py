@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet
 from tleg_core.schedule import Polynomial
-from tleg_core.training.augmentation import Augmentation
 from tleg_core.training.auxiliary import AuxiliaryModel
-from tleg_core.training.batches import Batches
-from tleg_core.training.config import TrainingConfig
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.journal import Journal
 from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
+from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.vit import VitConfig
 
 NETWORK = VitConfig(embed_dim=16, num_heads=2, img_size=8, patch_size=4, num_classes=3)
@@ -29,7 +27,7 @@ CONFIG = TrainingConfig(
     batch_size=8,
     warmup_epochs=1,
     ema_decay=0.9,
-    autocast=True,
+    precision=Precision.BFLOAT16,
     augmentation=Augmentation(mixup_alpha=0.4),
     checkpoint_every_steps=1,
 )
@@ -46,9 +44,9 @@ def trainer(folder: Path, config: TrainingConfig = CONFIG, seed: int = 0) -> Tra
     """Return a run that uses every source of randomness: order, augmentation, mixup and stochastic depth."""
     model = AuxiliaryModel(NETWORK, Polynomial(num_components=2), depth=3, seed=seed, drop_path_rate=0.2)
 
-    def objective(images: Tensor, targets: Tensor) -> Outcome:
-        logits = model(images)
-        return Outcome(loss=torch.nn.functional.cross_entropy(logits.float(), targets), logits=logits)
+    def objective(batch: Batch) -> Outcome:
+        logits = model(batch.images)
+        return Outcome(loss=torch.nn.functional.cross_entropy(logits.float(), batch.targets), logits=logits)
 
     return Trainer(
         model,

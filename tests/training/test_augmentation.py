@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from tleg_core.training.augmentation import Augmentation, erase, flip_and_shift, mix
+from tleg_core.training.augmentation import erase, flip_and_shift, mix, shifts
+from tleg_core.training_config import Augmentation
 
 PIXELS = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
 
 
 def test_without_flip_and_shift_nothing_changes() -> None:
     """Zero is off."""
-    same = flip_and_shift(PIXELS, Augmentation(flip=0.0, shift=0), torch.Generator().manual_seed(0))
+    same = flip_and_shift(PIXELS, shifts(len(PIXELS), Augmentation(flip=0.0, shift=0), torch.Generator().manual_seed(0)))
     assert torch.equal(same, PIXELS)
 
 
 def test_a_certain_flip_mirrors_the_columns() -> None:
     """Rows and channels stay."""
-    flipped = flip_and_shift(PIXELS, Augmentation(flip=1.0, shift=0), torch.Generator().manual_seed(0))
+    flipped = flip_and_shift(PIXELS, shifts(len(PIXELS), Augmentation(flip=1.0, shift=0), torch.Generator().manual_seed(0)))
     assert torch.equal(flipped, PIXELS.flip(2))
 
 
@@ -27,7 +28,8 @@ def test_a_shift_is_a_crop_of_the_edge_padded_image() -> None:
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
     crops = [padded[..., y : y + 6, x : x + 7] for y in range(3) for x in range(3)]
     batch = image.permute(0, 2, 3, 1).expand(40, 6, 7, 3)
-    shifted = flip_and_shift(batch, Augmentation(flip=0.0, shift=1), torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    draws = shifts(len(batch), Augmentation(flip=0.0, shift=1), torch.Generator().manual_seed(0))
+    shifted = flip_and_shift(batch, draws).permute(0, 3, 1, 2)
     found = {next(i for i, crop in enumerate(crops) if torch.equal(crop[0], one)) for one in shifted}
     assert len(found) > 5
 

@@ -14,13 +14,13 @@ from click.testing import Result
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from service.cli import training
+from service.cli import train, training
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
 
 app = typer.Typer()
-app.command("train")(training.train)
+app.command("train")(train.train)
 app.command("evaluate")(training.evaluate)
 app.command("import")(training.import_checkpoint)
 app.add_typer(training.ancestry_app, name="ancestry")
@@ -51,11 +51,11 @@ def workshop(bars: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--img-size", 32, "--out", root / "ancestry.safetensors", "--epochs", 2, *data),
     )
     assert fit.exit_code == 0, fit.output
-    train = invoke(
+    trained = invoke(
         *("train", "--ancestry", root / "ancestry.safetensors", "--out", root / "bars.safetensors", "--epochs", 2),
         *("--size", "test", "--num-heads", 4, "--img-size", 16, "--patch-size", 8, "--depth", 4, "--flip", 0, *data),
     )
-    assert train.exit_code == 0, train.output
+    assert trained.exit_code == 0, trained.output
     return root
 
 
@@ -109,8 +109,8 @@ def test_a_finished_runs_folder_is_not_overwritten(workshop: Path) -> None:
     ("words", "message"),
     [
         (("--size", "giant"), "size: must be one of"),
-        (("--kd-normalisation", "mean"), "kd_normalisation: must be one of batchmean, numel"),
-        (("--alpha", 2), "alpha: must be from 0 to 1"),
+        (("--kd-normalisation", "mean"), "distillation.normalisation: must be one of batchmean, numel"),
+        (("--set", "distillation.alpha=2"), "distillation.alpha: must be from 0 to 1"),
         (("--num-heads", 5), "num_heads: 5 does not divide"),
         (("--patch-size", 5), "img_size: 28 is not a multiple"),
         (("--device", "abacus"), "device: cannot compute on 'abacus'"),

@@ -13,18 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from tests.training.run_in_child import CONFIG, image_set, trainer
 from tleg_core.errors import CheckpointError, ConfigError
-from tleg_core.training.augmentation import Augmentation
-from tleg_core.training.batches import Batches
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint
-from tleg_core.training.config import TrainingConfig
 from tleg_core.training.errors import TrainingDivergedError
 from tleg_core.training.journal import Journal
 from tleg_core.training.keeper import CHECKPOINT_NAME, FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
+from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 
 PLAIN = Augmentation(flip=0.0, shift=0)
 
@@ -32,9 +31,9 @@ PLAIN = Augmentation(flip=0.0, shift=0)
 def linear_trainer(model: nn.Module, config: TrainingConfig, folder: Path, scale: float = 1.0) -> Trainer[nn.Module]:
     """Return a run of `model` on flattened noise images, with cross-entropy times `scale`."""
 
-    def objective(images: Tensor, targets: Tensor) -> Outcome:
-        logits = model(images.flatten(1))
-        return Outcome(loss=scale * nn.functional.cross_entropy(logits, targets), logits=logits)
+    def objective(batch: Batch) -> Outcome:
+        logits = model(batch.images.flatten(1))
+        return Outcome(loss=scale * nn.functional.cross_entropy(logits, batch.targets), logits=logits)
 
     return Trainer(
         model,
@@ -83,7 +82,7 @@ def crash_after(run: Trainer[nn.Module], steps: int) -> None:
 def test_micro_batches_give_the_gradient_of_the_large_batch(tmp_path: Path) -> None:
     """Accumulation over 4 parts, the last gradient kept, equals plain autograd on the whole batch."""
     model = linear()
-    config = TrainingConfig(epochs=1, batch_size=64, micro_batches=4, autocast=False, augmentation=PLAIN)
+    config = TrainingConfig(epochs=1, batch_size=64, micro_batches=4, precision=Precision.FLOAT32, augmentation=PLAIN)
     run = linear_trainer(model, config, tmp_path)
     images, targets = run._batch()
     expected = torch.autograd.grad(nn.functional.cross_entropy(model(images.flatten(1)), targets), list(model.parameters()))
@@ -96,7 +95,7 @@ def test_micro_batches_train_to_the_same_weights(tmp_path: Path) -> None:
     """A whole run in parts ends where the run in one piece ends, up to rounding."""
     weights = []
     for parts in (1, 4):
-        config = TrainingConfig(epochs=2, batch_size=32, micro_batches=parts, autocast=False)
+        config = TrainingConfig(epochs=2, batch_size=32, micro_batches=parts, precision=Precision.FLOAT32)
         weights.append(linear_trainer(linear(), config, tmp_path / str(parts)).run().weight)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-5)  # Adam divides by small numbers
 
@@ -105,7 +104,7 @@ def test_the_ema_starts_from_the_loaded_weights_and_is_the_result(tmp_path: Path
     """Its first value is the model's, its later ones the running average."""
     model = linear()
     start = model.weight.detach().clone()
-    run = linear_trainer(model, TrainingConfig(epochs=1, batch_size=64, ema_decay=0.75, autocast=False), tmp_path)
+    run = linear_trainer(model, TrainingConfig(epochs=1, batch_size=64, ema_decay=0.75, precision=Precision.FLOAT32), tmp_path)
     assert torch.equal(run.result.weight, start)
     result = run.run()
     assert result is not model
@@ -114,7 +113,7 @@ def test_the_ema_starts_from_the_loaded_weights_and_is_the_result(tmp_path: Path
 
 def test_each_epoch_sees_every_image_once_in_another_order(tmp_path: Path) -> None:
     """The order depends on seed and epoch only."""
-    config = TrainingConfig(epochs=2, batch_size=16, autocast=False, augmentation=PLAIN)
+    config = TrainingConfig(epochs=2, batch_size=16, precision=Precision.FLOAT32, augmentation=PLAIN)
     run = linear_trainer(linear(), config, tmp_path)
     batches = []
     for step in range(8):
@@ -183,7 +182,7 @@ def test_checkpoints_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 def test_a_diverged_run_stops_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """A loss that is not finite is an error, and never reaches a file."""
-    config = TrainingConfig(epochs=1, batch_size=64, autocast=False)
+    config = TrainingConfig(epochs=1, batch_size=64, precision=Precision.FLOAT32)
     with pytest.raises(TrainingDivergedError, match="learning rate"):
         linear_trainer(linear(), config, tmp_path, scale=float("inf")).run()
     assert not (tmp_path / CHECKPOINT_NAME).exists()
@@ -191,7 +190,7 @@ def test_a_diverged_run_stops_and_leaves_the_last_good_checkpoint(tmp_path: Path
 
 def test_a_run_whose_last_update_was_one_too_far_has_diverged(tmp_path: Path) -> None:
     """The losses were finite until then; what is measured afterwards is not, and is not passed on as a result."""
-    run = linear_trainer(linear(), TrainingConfig(epochs=1, batch_size=64, autocast=False), tmp_path)
+    run = linear_trainer(linear(), TrainingConfig(epochs=1, batch_size=64, precision=Precision.FLOAT32), tmp_path)
     run._measure = lambda _: {"top1": 0.3, "loss": float("nan")}
     with pytest.raises(TrainingDivergedError, match="held-out"):
         run.run()
@@ -199,7 +198,7 @@ def test_a_run_whose_last_update_was_one_too_far_has_diverged(tmp_path: Path) ->
 
 def test_the_journal_has_a_line_an_epoch(tmp_path: Path) -> None:
     """Loss, accuracy and rate are there for machines."""
-    linear_trainer(linear(), TrainingConfig(epochs=2, batch_size=32, autocast=False), tmp_path).run()
+    linear_trainer(linear(), TrainingConfig(epochs=2, batch_size=32, precision=Precision.FLOAT32), tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["event"] == "epoch"] == [1, 2]
     assert lines[-1]["loss"] > 0

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.training.run_in_child import image_set
-from tleg_core.training.augmentation import Augmentation
-from tleg_core.training.batches import Batches
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint
-from tleg_core.training.config import TrainingConfig
 from tleg_core.training.errors import TrainingMemoryError
 from tleg_core.training.keeper import CHECKPOINT_NAME, FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.observer import Silent
+from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 
 CPU = torch.device("cpu")
 
@@ -38,13 +37,15 @@ def trainer(folder: Path, *, largest: int, error: type[Exception] = torch.OutOfM
     torch.manual_seed(7)
     model = nn.Linear(8 * 8 * 3, 3)
 
-    def objective(images: Tensor, targets: Tensor) -> Outcome:
-        if len(images) > largest:
+    def objective(batch: Batch) -> Outcome:
+        if len(batch) > largest:
             raise error("DefaultCPUAllocator: can't allocate memory")
-        logits = model(images.flatten(1))
-        return Outcome(loss=nn.functional.cross_entropy(logits, targets), logits=logits)
+        logits = model(batch.images.flatten(1))
+        return Outcome(loss=nn.functional.cross_entropy(logits, batch.targets), logits=logits)
 
-    config = TrainingConfig(epochs=2, batch_size=32, autocast=False, augmentation=Augmentation(), checkpoint_every_steps=1)
+    config = TrainingConfig(
+        epochs=2, batch_size=32, precision=Precision.FLOAT32, augmentation=Augmentation(), checkpoint_every_steps=1
+    )
     return Trainer(
         model,
         objective,

@@ -22,14 +22,14 @@ from tleg_core.canonical import sha256_hex
 from tleg_core.description import Preprocessing
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet
-from tleg_core.training.batches import Batches
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import publish_tensors, read_tensors
-from tleg_core.training.config import TrainingConfig
 from tleg_core.training.evaluate import Top1, measure_top1
 from tleg_core.training.journal import Journal
 from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.loop import Outcome, Trainer
 from tleg_core.training.preprocessing import prepare
+from tleg_core.training_config import Precision, TrainingConfig
 
 _METADATA_KEY = "tleg.ancestry"
 
@@ -182,12 +182,12 @@ def fit_ancestry(
     model.load_pretrained(weights)
     model.to(device)
 
-    def objective(images: Tensor, targets: Tensor) -> Outcome:
-        logits = model(images)
-        return Outcome(loss=nn.functional.cross_entropy(logits.float(), targets), logits=logits)
+    def objective(batch: Batch) -> Outcome:
+        logits = model(batch.images)
+        return Outcome(loss=nn.functional.cross_entropy(logits.float(), batch.targets), logits=logits)
 
     def measure(module: AncestryModel) -> dict[str, float]:
-        return measure_top1(module, test_data, device=device, autocast=config.autocast).metrics()
+        return measure_top1(module, test_data, device=device, autocast=config.precision is not Precision.FLOAT32).metrics()
 
     trainer = Trainer(
         model,

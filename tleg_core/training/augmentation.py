@@ -9,64 +9,34 @@ Shape legend: B images, H height, W width, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from tleg_core.errors import ConfigError
 from tleg_core.training.draws import global_draws
+from tleg_core.training_config import Augmentation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """What is done to a training batch.
+def shifts(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return what flip and shift draw for `count` images: int64 (count, 3), rows down, columns right, flipped or not.
 
-    Args:
-        flip: Probability of a horizontal flip.
-        shift: Largest shift along each axis, in pixels; what comes in is a copy of the edge.
-        mixup_alpha: timm's mixup: parameter of the Beta distribution; 0 is off.
-        cutmix_alpha: timm's cutmix, likewise; a batch gets the one or the other.
-        random_erasing: Probability of timm's random erasing, with noise.
-        label_smoothing: Share of a mixed label that is spread over all classes; of one not mixed, the loss's business.
+    `generator` is the CPU's.
     """
-
-    flip: float = 0.5
-    shift: int = 2
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    random_erasing: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.flip <= 1.0:
-            raise ConfigError("flip", f"must be from 0 to 1, not {self.flip}")
-        if not 0 <= self.shift <= 64:
-            raise ConfigError("shift", f"must be from 0 to 64 pixels, not {self.shift}")
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0.0 <= getattr(self, name) <= 10.0:
-                raise ConfigError(name, f"must be from 0 to 10, not {getattr(self, name)}")
-        if not 0.0 <= self.random_erasing <= 1.0:
-            raise ConfigError("random_erasing", f"must be from 0 to 1, not {self.random_erasing}")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images of a batch are mixed with each other."""
-        return self.mixup_alpha > 0.0 or self.cutmix_alpha > 0.0
-
-
-def flip_and_shift(pixels: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return the batch (B, H, W, 3), each image flipped and shifted at random; `generator` is the CPU's."""
-    batch, height, width, _ = pixels.shape
     reach = augmentation.shift
-    offsets = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator)  # (2, B, 1)
-    flipped = torch.rand((batch, 1), generator=generator) < augmentation.flip  # (B, 1)
-    rows = (torch.arange(height) + offsets[0]).clamp(0, height - 1)  # (B, H)
+    offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)  # (2, count, 1)
+    flipped = torch.rand((count, 1), generator=generator) < augmentation.flip
+    return torch.cat([offsets[0], offsets[1], flipped.long()], dim=1)
+
+
+def flip_and_shift(pixels: Tensor, draws: Tensor) -> Tensor:
+    """Return the batch (B, H, W, 3), each image flipped and shifted as `draws` (B, 3) of `shifts` says."""
+    batch, height, width, _ = pixels.shape
+    down, right, flipped = draws.unbind(1)
+    rows = (torch.arange(height) + down[:, None]).clamp(0, height - 1)  # (B, H)
     columns = torch.arange(width).expand(batch, width)
-    columns = torch.where(flipped, columns.flip(1), columns)
-    columns = (columns + offsets[1]).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(flipped[:, None].bool(), columns.flip(1), columns)
+    columns = (columns + right[:, None]).clamp(0, width - 1)  # (B, W)
     image = torch.arange(batch).view(batch, 1, 1)
     device = pixels.device
     return pixels[image.to(device), rows[:, :, None].to(device), columns[:, None, :].to(device)]

@@ -64,17 +64,15 @@ class AuxiliaryModel(nn.Module):
         """Draw fresh weights: METHODS of the authors' code, so that a fresh layer i has variance 0.02^2 * (1 + (i/L)^2).
 
         Linear weights of every component and the position embedding are normal with standard deviation 0.02, cut at +-2; biases
-        are zero; the patch embedding is PyTorch's default for a convolution. A norm's weight starts at one in each component
-        that is alone in some layer (for TLEG theta_B) and at zero in the others, so that every layer's norm starts near one.
+        are zero; the patch embedding is PyTorch's default for a convolution. Norms' weights start so that they are one in
+        every layer (for TLEG: theta_B at one, theta_A at zero).
         """
         generator = torch.Generator().manual_seed(seed)
-        alone = {row.index(1.0) for row in self.schedule.coefficients(self.depth) if sum(c != 0.0 for c in row) == 1}
         for name, parameter in self.basis.named_parameters():
             if name.endswith(".bias"):
                 parameter.zero_()
             elif name.startswith("norm"):
-                parameter.zero_()
-                parameter[sorted(alone)] = 1.0
+                parameter.copy_(torch.tensor(self.schedule.unit).unsqueeze(1))
             else:
                 nn.init.trunc_normal_(parameter, std=_INIT_STD, generator=generator)
         for name, parameter in self.fixed.named_parameters():

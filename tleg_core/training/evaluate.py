@@ -47,6 +47,7 @@ def measure_top1(
     device: torch.device,
     batch_size: int = 500,
     autocast: bool = False,
+    progressed: Callable[[int], None] = lambda _count: None,
 ) -> Top1:
     """Classify every image of `data`.
 
@@ -56,7 +57,13 @@ def measure_top1(
         device: Where `logits_of` computes.
         batch_size: Images at once.
         autocast: Compute in bfloat16 where PyTorch thinks it safe.
+        progressed: Is told after each batch how many images it had.
+
+    Raises:
+        ConfigError: `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ConfigError("batch_size", f"must be at least 1, not {batch_size}")
     pixels, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for start in range(0, len(data), batch_size):
@@ -64,6 +71,7 @@ def measure_top1(
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             predicted = logits_of(images).argmax(dim=1)  # (B,)
         correct += (predicted == labels[start : start + batch_size].to(device)).sum()
+        progressed(len(images))
     return Top1(correct=int(correct), images=len(data))
 
 
@@ -149,25 +157,47 @@ def auxiliary_of(learngene: Learngene) -> AuxiliaryModel:
     return model.eval()
 
 
+def check_classes(learngene: Learngene, data: ImageSet) -> None:
+    """Raise `ConfigError` where `data` has other classes than the learngene: its accuracy on them would mean nothing."""
+    description = learngene.description
+    if data.num_classes != description.config.num_classes:
+        raise ConfigError("data", f"{data.name} has {data.num_classes} classes, the learngene {description.config.num_classes}")
+    if description.class_names and data.class_names != description.class_names:
+        raise ConfigError("data", f"the classes of {data.name} are not those of the learngene, or stand in another order")
+
+
 def measure_depths(
-    learngene: Learngene, data: ImageSet, *, depths: Iterable[int], device: torch.device, batch_size: int = 500
+    learngene: Learngene,
+    data: ImageSet,
+    *,
+    depths: Iterable[int],
+    device: torch.device,
+    batch_size: int = 500,
+    autocast: bool = False,
+    progressed: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[Measurement]:
-    """Yield the accuracy on `data` of each descendant, as expanded and without any fine-tuning, in float32.
+    """Yield the accuracy on `data` of each descendant, as expanded and without any fine-tuning.
+
+    Args:
+        learngene: What they are expanded from.
+        data: Held-out images.
+        depths: The descendants.
+        device: Where it computes.
+        batch_size: Images at once.
+        autocast: Compute in bfloat16 where PyTorch thinks it safe; without it everything is float32.
+        progressed: Is told after each batch how many images it had.
 
     Raises:
         ConfigError: `data` has other classes than the learngene.
     """
+    check_classes(learngene, data)
     description = learngene.description
     config = description.config
-    if data.num_classes != config.num_classes:
-        raise ConfigError("data", f"{data.name} has {data.num_classes} classes, the learngene {config.num_classes}")
-    if description.class_names and data.class_names != description.class_names:
-        raise ConfigError("data", f"the classes of {data.name} are not those of the learngene, or stand in another order")
     model = auxiliary_of(learngene).to(device)
     for depth in depths:
 
         def logits_of(images: Tensor, depth: int = depth) -> Tensor:
             return model(prepare(images, config.img_size, description.preprocessing), depth)  # type: ignore[no-any-return]
 
-        top1 = measure_top1(logits_of, data, device=device, batch_size=batch_size)
+        top1 = measure_top1(logits_of, data, device=device, batch_size=batch_size, autocast=autocast, progressed=progressed)
         yield Measurement(depth=depth, data_set=data.name, top1=top1.fraction, images=top1.images)

@@ -22,9 +22,7 @@ from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import Augmentation as AugmentationChoice
 from tleg_core.fine_tuning import FineTuneSettings, HeadStart, Precision, Start, held_out_count
 from tleg_core.image_file import TEST, ImageFile
-from tleg_core.training.augmentation import Augmentation
-from tleg_core.training.batches import Batches
-from tleg_core.training.config import TrainingConfig
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.decoded import DecodedPixels, InputShape, RandPixels
 from tleg_core.training.draws import generator_of, seed_of
 from tleg_core.training.errors import is_out_of_memory
@@ -35,6 +33,8 @@ from tleg_core.training.network import Network, WrittenWeights, with_head, write
 from tleg_core.training.observer import Observer
 from tleg_core.training.preprocessing import normalise, to_unit
 from tleg_core.training.processes import Processes
+from tleg_core.training_config import Augmentation, TrainingConfig
+from tleg_core.training_config import Precision as Arithmetic
 
 _SHIFT = 1 / 14  # of the side: 2 px of 28, 16 of 224
 _WARMUP_LR, _LAST_LR = 1e-3, 1e-2  # of the peak: where the warm-up begins, and where the cosine ends
@@ -267,10 +267,11 @@ class FineTune:
     def _prepare(self, pixels: Tensor) -> Tensor:
         return normalise(to_unit(pixels), self._lesson.preprocessing)
 
-    def _objective(self, images: Tensor, targets: Tensor) -> Outcome:
-        logits = self._forward(images)
-        smoothing = self.settings.label_smoothing if targets.ndim == 1 else 0.0  # mixed targets are smoothed already
-        return Outcome(loss=nn.functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing), logits=logits)
+    def _objective(self, batch: Batch) -> Outcome:
+        logits = self._forward(batch.images)
+        smoothing = self.settings.label_smoothing if batch.targets.ndim == 1 else 0.0  # mixed targets are smoothed already
+        loss = nn.functional.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
+        return Outcome(loss=loss, logits=logits)
 
 
 def freeze(network: nn.Module, blocks: int) -> None:
@@ -302,7 +303,7 @@ def _config(settings: FineTuneSettings, side: int) -> TrainingConfig:
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
         clip_grad=settings.clip_grad,
-        autocast=settings.precision is Precision.BFLOAT16,
+        precision=Arithmetic.BFLOAT16 if settings.precision is Precision.BFLOAT16 else Arithmetic.FLOAT32,
         seed=settings.seed,
         augmentation=Augmentation(
             flip=0.0 if settings.augmentation is AugmentationChoice.NONE else 0.5,

@@ -1,8 +1,13 @@
-"""The journal of a run: a progress bar and epoch lines for people, a JSONL file for machines."""
+"""The journal of a run: a progress bar and epoch lines for people, a JSONL file for machines, event files for TensorBoard.
+
+At its end, and from time to time before it, the curves are drawn beside it. `run_record` reads a journal back.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,22 +16,28 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tleg_core.training.observer import EpochReport, StepReport
+from tleg_core.description import Measurement
+from tleg_core.training.event_file import FOLDER_NAME, EventFile
+from tleg_core.training.observer import EpochReport, StepReport, recent_loss
 
 JOURNAL_NAME = "journal.jsonl"
+
+_STEP_LINES_S = 30.0  # between two lines of steps: a day's run has some thousands
+_PLOTS_S = 120.0  # between two drawings of the curves, which take about a second
 
 
 class Journal:
     """An observer: writes one JSON object a line, each with `event` and `time` (ISO 8601, UTC), and shows the run's progress.
 
-    A resumed run appends: lines of steps that were taken twice stand there twice.
+    A resumed run appends: lines of steps that were taken twice stand there twice, and the last one counts.
 
     Args:
         path: The JSONL file; its folder is made.
         console: Where people read along; None for nowhere.
+        plots: Whether the curves are drawn.
     """
 
-    def __init__(self, path: Path, console: Console | None = None) -> None:
+    def __init__(self, path: Path, console: Console | None = None, *, plots: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._console = console or Console(quiet=True)
@@ -40,6 +51,15 @@ class Journal:
             console=self._console,
         )
         self._task: TaskID | None = None
+        self._curves = EventFile(path.parent / FOLDER_NAME)
+        self._depths: dict[str, EventFile] = {}
+        self._before: StepReport | None = None
+        self._step_line_s: float | None = None
+        self._plot_s = time.monotonic()
+        self._drawn = not plots  # nothing to draw yet, or never
+        self._plots = plots
+        self._failed: set[str] = set()
+        self._mend()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -47,33 +67,74 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
+        if not self._drawn:
+            self._draw()
 
     def stepped(self, report: StepReport) -> None:
-        """Move the bar."""
+        """Move the bar; write a line now and then, with the first step among them, and the numbers for TensorBoard."""
         rate = "" if report.images_per_s is None else f", {report.images_per_s:.0f} images/s"
         state = f"loss {report.train_loss:.4f}{rate}"
         if self._task is None:
             self._task = self._progress.add_task("training", total=report.steps, state=state)
         self._progress.update(self._task, completed=report.step, total=report.steps, state=state)
+        numbers = {"train/loss": recent_loss(self._before, report), "train/lr": report.lr}
+        if report.images_per_s is not None:
+            numbers["train/images_per_s"] = report.images_per_s
+        self._before = report
+        self._log(self._curves, report.step, numbers)
+        now_s = time.monotonic()
+        if self._step_line_s is None or now_s - self._step_line_s >= _STEP_LINES_S:
+            self._step_line_s = now_s
+            self.write(
+                "step",
+                epoch=report.epoch,
+                epoch_steps=report.epoch_steps,
+                step=report.step,
+                steps=report.steps,
+                loss=report.train_loss,
+                next_lr=report.lr,
+                images_per_s=_rounded(report.images_per_s),
+            )
 
     def epoch_done(self, report: EpochReport) -> None:
         """Write a line for the epoch."""
-        test_top1, test_images = report.metrics.get("top1"), report.metrics.get("images")
+        top1 = report.metrics.get("top1")
         self.write(
             "epoch",
             f"epoch {report.epoch}/{report.epochs}: loss {report.train_loss:.5f}, "
             + f"train top-1 {report.train_top1:.2%} (augmented)"
-            + (f", test top-1 {test_top1:.2%}" if test_top1 is not None else "")
+            + (f", test top-1 {top1:.2%}" if top1 is not None else "")
             + (f", {report.images_per_s:.0f} images/s" if report.images_per_s is not None else ""),
             epoch=report.epoch,
+            epochs=report.epochs,
             step=report.step,
             loss=report.train_loss,
             train_top1=report.train_top1,
-            test_top1=test_top1,
-            test_images=None if test_images is None else int(test_images),
+            metrics=dict(report.metrics),
             next_lr=report.lr,
-            images_per_s=None if report.images_per_s is None else round(report.images_per_s, 1),
+            images_per_s=_rounded(report.images_per_s),
         )
+        held_out = {f"held_out/{name}": value for name, value in report.metrics.items() if name != "images"}
+        epoch = {"epoch/train_loss": report.train_loss, "epoch/train_top1": report.train_top1}
+        self._log(self._curves, report.step, epoch | held_out)
+        self._drawn = not self._plots
+        if self._plots and time.monotonic() - self._plot_s >= _PLOTS_S:
+            self._draw()
+
+    def measured(self, entry: Measurement) -> None:
+        """Write a line for the accuracy of one member of the result."""
+        self.write(
+            "measurement",
+            f"depth {entry.depth}: top-1 {entry.top1:.2%}",
+            depth=entry.depth,
+            data_set=entry.data_set,
+            top1=entry.top1,
+            images=entry.images,
+        )
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in entry.data_set)
+        events = self._depths.setdefault(name, EventFile(self._path.parent / FOLDER_NAME / f"by-depth-{name}"))
+        self._log(events, entry.depth, {"held_out/top1_by_depth": entry.top1})
+        self._drawn = not self._plots
 
     def note(self, message: str) -> None:
         """Write a line with the message."""
@@ -86,3 +147,41 @@ class Journal:
             file.write(json.dumps(line) + "\n")
         if words is not None:
             self._console.print(words, highlight=False, soft_wrap=True)
+
+    def _mend(self) -> None:
+        """End the last line, should a kill have cut it short."""
+        if self._path.is_file() and self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def _log(self, events: EventFile, step: int, numbers: Mapping[str, float]) -> None:
+        self._try("TensorBoard files", lambda: events.add(step, numbers))
+
+    def _draw(self) -> None:
+        """Draw the curves beside the journal."""
+        from tleg_core.plots.run_plot import plot_runs  # noqa: PLC0415 (matplotlib takes seconds to load)
+        from tleg_core.training.run_record import read_run  # noqa: PLC0415 (reads what this writes)
+
+        def draw() -> None:
+            for suffix in (".png", ".svg"):
+                plot_runs([read_run(self._path)], self._path.with_name("curves").with_suffix(suffix))
+
+        self._try("the curves", draw)
+        self._drawn, self._plot_s = True, time.monotonic()
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        """Do what a run can do without; the first failure is noted, and it is not tried again."""
+        if what in self._failed:
+            return
+        try:
+            action()
+        except ModuleNotFoundError as error:
+            self._failed.add(what)
+            self.note(f"{what} are not written: {error.name} is not installed")
+        except OSError as error:
+            self._failed.add(what)
+            self.note(f"{what} are not written: {error.strerror or error}")
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 1)

@@ -28,9 +28,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from tleg_core.errors import CheckpointError
-from tleg_core.training.batches import Batches
+from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint
-from tleg_core.training.config import TrainingConfig
 from tleg_core.training.draws import seed_of
 from tleg_core.training.errors import (
     MeasurementStoppedError,
@@ -43,6 +42,7 @@ from tleg_core.training.interruption import stop_requests
 from tleg_core.training.keeper import Keeper
 from tleg_core.training.observer import EpochReport, Observer, StepReport
 from tleg_core.training.processes import Processes
+from tleg_core.training_config import Precision, TrainingConfig
 
 _REPORT_S = 0.5
 _RATE_S = 10.0  # the rate is that of the last so many seconds
@@ -58,8 +58,17 @@ class Outcome:
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-Objective: TypeAlias = Callable[[Tensor, Tensor], Outcome]
-"""Takes the batches' images (B, 3, H, W) and targets, int64 (B,) or float (B, C), on the training device."""
+Objective: TypeAlias = Callable[[Batch], Outcome]
+"""Takes a batch, or a part of one."""
+
+
+_HALF = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a network computes in `precision` where PyTorch thinks it safe."""
+    half = _HALF.get(precision)
+    return torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None)
 
 
 class Wish(IntEnum):
@@ -171,7 +180,7 @@ class Trainer(Generic[ModelT]):
             self._restart_rate()
             while self._step < self._total_steps:
                 self._model.train()
-                self._update(*self._batch())
+                self._update(self._batch())
                 ends_epoch = self._step % self._steps_per_epoch == 0
                 report = ends_epoch or time.monotonic() - reported_s >= _REPORT_S
                 plan = self._agreed(_Plan(report, self._keeper.due(self._step, ends_epoch=ends_epoch), Wish(wish())))
@@ -212,14 +221,14 @@ class Trainer(Generic[ModelT]):
         self.save()
         raise TrainingInterruptedError(f"{stopped}; {self._keeper} is written: give the same command with --resume to go on")
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """Return the images (B, 3, H, W) and targets of the next update."""
+    def _batch(self) -> Batch:
+        """Return the batch of the next update."""
         return self._batches.of(self._step)
 
-    def _update(self, images: Tensor, targets: Tensor) -> None:
+    def _update(self, batch: Batch) -> None:
         """Take one optimiser step on the mean loss of the whole batch; in more parts if memory does not suffice."""
-        while not self._computed_gradients(images, targets):
-            self._halve_parts(len(images))
+        while not self._computed_gradients(batch):
+            self._halve_parts(len(batch))
         self._processes.average_gradients(self._trained)
         if self._config.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._trained, self._config.clip_grad)
@@ -230,20 +239,20 @@ class Trainer(Generic[ModelT]):
         if self._ema is not None:
             self._ema.update(self._model)
 
-    def _computed_gradients(self, images: Tensor, targets: Tensor) -> bool:
+    def _computed_gradients(self, batch: Batch) -> bool:
         """Compute the gradient part by part; False where any process ran out of memory."""
         torch.manual_seed(seed_of(self._config.seed, "forward", self._step, self._processes.rank))  # stochastic depth
         self._optimizer.zero_grad()
         loss_sum, correct = torch.zeros_like(self._epoch_loss), torch.zeros_like(self._epoch_correct)
         failed = False
         try:
-            for part, part_targets in zip(images.chunk(self._parts), targets.chunk(self._parts), strict=True):
-                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.autocast):
-                    outcome = self._objective(part, part_targets)
-                loss = outcome.loss * (len(part) / len(images))
+            for part in batch.chunk(self._parts):
+                with autocast(self._device, self._config.precision):
+                    outcome = self._objective(part)
+                loss = outcome.loss * (len(part) / len(batch))
                 loss.backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.detach()
-                labels = part_targets if part_targets.ndim == 1 else part_targets.argmax(dim=1)
+                labels = part.targets if part.targets.ndim == 1 else part.targets.argmax(dim=1)
                 correct += (outcome.logits.detach().argmax(dim=1) == labels).sum()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -13,6 +13,7 @@ class StepReport:
 
     Args:
         epoch: Epochs done.
+        epoch_steps: Updates that `train_loss` is the mean of: those of this epoch, or of the one that has just ended.
         step: Updates done.
         steps: Updates in all.
         train_loss: Mean of this epoch's losses so far.
@@ -21,6 +22,7 @@ class StepReport:
     """
 
     epoch: int
+    epoch_steps: int
     step: int
     steps: int
     train_loss: float
@@ -51,6 +53,17 @@ class EpochReport:
     lr: float
     images_per_s: float | None
     metrics: Mapping[str, float]
+
+
+def recent_loss(before: StepReport | None, now: StepReport) -> float:
+    """Return the mean loss of the updates between two reports, each of which has the mean since its epoch's beginning only.
+
+    Where they are of two epochs, or there is none before, it is the mean since the epoch's beginning.
+    """
+    taken = now.step - (0 if before is None else before.step)
+    if before is None or taken < 1 or now.epoch_steps - before.epoch_steps != taken:
+        return now.train_loss
+    return (now.train_loss * now.epoch_steps - before.train_loss * before.epoch_steps) / taken
 
 
 class Observer(Protocol):

@@ -1,0 +1,177 @@
+"""`tleg train`: from a recipe, and what the command line changes of it, to a learngene's file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from service.cli.training_options import (
+    TEST_HELP,
+    DataOption,
+    DeviceOption,
+    ResumeOption,
+    check_file,
+    command_line,
+    load_both,
+    resolve_device,
+    run_folder,
+)
+from tleg_core.errors import ConfigError
+from tleg_core.images import load_image_set
+from tleg_core.learngene_config import LearngeneConfig
+from tleg_core.training_recipe import read_recipe
+from tleg_core.vit import VIT_SIZES
+
+if TYPE_CHECKING:
+    from tleg_core.training.teacher import Teacher
+
+_BASE = {"training": {"epochs": 10, "warmup_epochs": 1}, "network": {"img_size": 28, "patch_size": 7}}
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe's name (`tleg recipes list`) or TOML file; default: TLEG for small images."),
+    ] = None,
+    *,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The learngene file to write; checkpoints and journal go to a folder beside it.")],
+    ancestry: Annotated[
+        Path | None,
+        typer.Option(help="The ancestry model's file, from `tleg ancestry fit`; default: labels alone."),
+    ] = None,
+    test_data: Annotated[Path | None, typer.Option(help=f"Test images, measured after each epoch. {TEST_HELP}")] = None,
+    name: Annotated[str | None, typer.Option(help="The learngene's id; default: the name of --out.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be given several times."),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help=f"Width and heads by name: {', '.join(VIT_SIZES)}.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(help="Width, instead of the size's.")] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Attention heads, instead of the size's.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Side of a patch, in pixels.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Largest depth that is trained; the paper's is 12.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images for one update.")] = None,
+    micro_batches: Annotated[int | None, typer.Option(help="Compute each batch in this many parts: less memory.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW, cosine), as it is, whatever the batch.")] = None,
+    warmup_epochs: Annotated[int | None, typer.Option(help="Epochs of linear warm-up.")] = None,
+    ema_decay: Annotated[float | None, typer.Option(help="Decay of the weights' moving average.")] = None,
+    flip: Annotated[float | None, typer.Option(help="Probability of a horizontal flip, 0..1.")] = None,
+    shift: Annotated[int | None, typer.Option(help="Largest random shift, in pixels of the stored image.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the initial weights, the images' order and augmentation.")] = None,
+    licence: Annotated[str, typer.Option(help="The licence that the learngene is given.")] = "Apache-2.0",
+    device: DeviceOption = "auto",
+    checkpoint_every_steps: Annotated[int | None, typer.Option(help="Updates between checkpoints.")] = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a learngene: an auxiliary model, expanded from it at each step, learns from an ancestry model or from labels.
+
+    Options are short for fields of the recipe: `--epochs 3` is `--set training.epochs=3`.
+    """
+    from tleg_core.training.evaluate import measure_depths
+    from tleg_core.training.journal import JOURNAL_NAME, Journal
+    from tleg_core.training.learngene_run import train_learngene
+
+    given: dict[str, dict[str, Any]] = {
+        "network": {
+            "size": size,
+            "embed_dim": embed_dim,
+            "num_heads": num_heads,
+            "img_size": img_size,
+            "patch_size": patch_size,
+        },
+        "depths": {"train": depth, "offer_max": None if depth is None else max(depth, 12)},
+        "training": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "micro_batches": micro_batches,
+            "lr": lr,
+            "warmup_epochs": warmup_epochs,
+            "ema_decay": ema_decay,
+            "precision": precision,
+            "seed": seed,
+            "checkpoint_every_steps": checkpoint_every_steps,
+        },
+        "augmentation": {"flip": flip, "shift": shift},
+    }
+    config = _config(recipe, given, changes or [], labels_only=ancestry is None)
+    console = Console()
+    if ancestry is not None:
+        check_file(ancestry, "ancestry")
+    folder = run_folder(out, resume)
+    if test_data is None:
+        images, test_images = load_image_set(data), None
+    else:
+        images, test_images = load_both(data, test_data)
+    where = resolve_device(device)
+    teacher: Teacher | None = None
+    if ancestry is not None:
+        from tleg_core.training.ancestry import AncestryModel
+        from tleg_core.training.teacher import AncestryTeacher
+
+        teacher = AncestryTeacher(AncestryModel.open(ancestry), where)
+    with Journal(folder / JOURNAL_NAME, console) as journal:
+        journal.write("start", command=command_line(), config=config.to_json())
+        learngene = train_learngene(
+            out.stem if name is None else name,
+            config,
+            teacher,
+            images,
+            test_data=test_images,
+            folder=folder,
+            command=command_line(),
+            licence=licence,
+            journal=journal,
+            device=where,
+            resume=resume,
+        )
+        learngene.write(out)
+        if test_images is not None:
+            depths = range(learngene.description.min_depth, learngene.description.max_depth + 1)
+            accuracy = tuple(measure_depths(learngene, test_images, depths=depths, device=where))
+            learngene = learngene.with_description(accuracy=accuracy)
+            learngene.write(out)
+            for entry in accuracy:
+                journal.write("measurement", f"depth {entry.depth}: top-1 {entry.top1:.2%}", depth=entry.depth, top1=entry.top1)
+        journal.write("done", f"{out}: {learngene.num_params:,} parameters", digest=learngene.digest)
+
+
+def _config(
+    recipe: str | None, given: Mapping[str, Mapping[str, Any]], changes: list[str], *, labels_only: bool
+) -> LearngeneConfig:
+    """Return the recipe with what the command line changes of it.
+
+    Without an ancestry model alpha is 0: a recipe that distils is refused, unless the command line says alpha = 0 itself.
+    """
+    base = LearngeneConfig.from_json(_BASE) if recipe is None else read_recipe(recipe)
+    if recipe is None:
+        epochs = given["training"]["epochs"] or base.training.epochs
+        warmup = given["training"]["warmup_epochs"]
+        alpha = {"alpha": 0.0} if labels_only else {}
+        base = base.with_changes(
+            {
+                "training": {"epochs": epochs, "warmup_epochs": min(1 if warmup is None else warmup, epochs - 1)},
+                "distillation": alpha,
+            }
+        )
+    elif given["training"]["epochs"] is not None and given["training"]["warmup_epochs"] is None:
+        epochs = given["training"]["epochs"]  # a short trial of a long recipe needs no other warm-up to be named
+        base = base.with_changes(
+            {"training": {"epochs": epochs, "warmup_epochs": min(base.training.warmup_epochs, epochs - 1)}}
+        )
+    said = {
+        section: {field: value for field, value in fields.items() if value is not None} for section, fields in given.items()
+    }
+    config = base.with_changes(said).with_overrides(changes)
+    if labels_only and config.distillation.alpha != 0.0:
+        raise ConfigError("ancestry", "is needed: the recipe distils (or give --set distillation.alpha=0 to learn from labels)")
+    if not labels_only and config.distillation.alpha == 0.0:
+        raise ConfigError("ancestry", "has no use: the recipe learns from labels alone (distillation.alpha is 0)")
+    return config

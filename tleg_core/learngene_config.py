@@ -222,13 +222,13 @@ class LearngeneConfig:
         training = value.get("training", {})
         if isinstance(training, Mapping) and "augmentation" in training:
             raise ConfigError("training.augmentation", "is a section of its own, augmentation")
-        augmentation = _read(Augmentation, "augmentation", value.get("augmentation", {}))
+        augmentation = read_section(Augmentation, "augmentation", value.get("augmentation", {}))
         return cls(
-            training=_read(TrainingConfig, "training", training, augmentation=augmentation),
-            network=_read(NetworkShape, "network", value.get("network", {})),
-            schedule=_read(ScheduleChoice, "schedule", value.get("schedule", {})),
-            depths=_read(Depths, "depths", value.get("depths", {})),
-            distillation=_read(Distillation, "distillation", value.get("distillation", {})),
+            training=read_section(TrainingConfig, "training", training, augmentation=augmentation),
+            network=read_section(NetworkShape, "network", value.get("network", {})),
+            schedule=read_section(ScheduleChoice, "schedule", value.get("schedule", {})),
+            depths=read_section(Depths, "depths", value.get("depths", {})),
+            distillation=read_section(Distillation, "distillation", value.get("distillation", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _toml_value(text: str) -> Any:
 _SectionT = TypeVar("_SectionT")
 
 
-def _read(kind: type[_SectionT], section: str, value: object, **given: object) -> _SectionT:
+def read_section(kind: type[_SectionT], section: str, value: object, **given: object) -> _SectionT:
     """Return the dataclass `kind` from a mapping, strictly; every error is given its place."""
     if not isinstance(value, Mapping):
         raise ConfigError(section, "must be a table of fields")

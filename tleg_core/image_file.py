@@ -8,6 +8,7 @@ Shape legend: N images.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from tleg_core.atomic_file import atomic_file
@@ -118,11 +120,15 @@ class ImageFile:
     training and evaluation read them by. The rows of a stored data set are ordered by split, label and sha256 of their bytes,
     so equal content is trained alike whatever it was packed in.
 
-    Open it by `ImageFile.open`. Processes may share the memory map by forking, or open the path each for themselves.
+    Open it by `ImageFile.open`. Processes may share the memory map by forking, or open the path each for themselves, as one
+    that it is pickled to does. It is an `ImageSource`.
     """
+
+    run_starts: Final = None  # any row is read alone
 
     def __init__(self, path: Path, reader: Any) -> None:
         self.path = path
+        self.name = path.stem
         self.class_names = _class_names(reader.schema)
         self._batches = [_whole(reader.get_batch(index)) for index in range(reader.num_record_batches)]
         if not self._batches:
@@ -156,6 +162,9 @@ class ImageFile:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise ImageFileError(str(source), f"no data set file, or a damaged one: {error}") from error
 
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return self.open, (self.path,)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -164,10 +173,19 @@ class ImageFile:
         batch, row = self._place(index)
         return memoryview(self._contents[batch][row].as_buffer())
 
-    def name(self, index: int) -> str:
+    def picture_name(self, index: int) -> str:
         """Return what a person calls the image: its path in the upload; raises IndexError."""
         batch, row = self._place(index)
         return str(self._names[batch][row])
+
+    def digest(self) -> str:
+        """Return a sha256 over classes, labels, splits and the images' names and sizes, in hex; not over their content."""
+        sha = hashlib.sha256(json.dumps(self.class_names).encode())
+        sha.update(self.labels.tobytes())
+        sha.update(self.splits.tobytes())
+        for contents, names in zip(self._contents, self._names, strict=True):
+            sha.update(json.dumps([names.to_pylist(), pc.binary_length(contents).to_pylist()]).encode())
+        return sha.hexdigest()
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the batch of an image, and its row there."""

@@ -5,7 +5,6 @@ Nothing here is of one job; what a job does with it is `training`'s business.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from service.storage.object_store import ObjectStore
 from tleg_core.description import Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.image_file import ImageFile
+from tleg_core.memory import memory_bytes
 from tleg_core.training.checkpoint import read_tensors
 from tleg_core.training.decoded import DecodedPixels, InputShape, decoding_threads
 from tleg_core.training.network import DeviceLearngene
@@ -28,7 +28,6 @@ from tleg_core.training.processes import Processes
 
 _KEPT_SHARE = 0.25  # of the memory, for decoded images
 _FETCHED_FILES = 4  # data set files kept on the disk where the store is elsewhere
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
 def choose_device(wanted: str, rank: int, count: int) -> torch.device:
@@ -169,12 +168,3 @@ class Workbench:
             if wanted_bytes <= total_bytes * _KEPT_SHARE:
                 return int(total_bytes * _KEPT_SHARE), self.device
         return int(memory_bytes() * _KEPT_SHARE / self.processes.count), torch.device("cpu")
-
-
-def memory_bytes() -> int:
-    """Return the memory that this process may use: the machine's, or its container's."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return min(total, int(_CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no container, or "max"
-        return total

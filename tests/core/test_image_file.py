@@ -44,7 +44,7 @@ def test_rows_are_read_back_in_any_order(tmp_path: Path) -> None:
     assert opened.splits.tolist() == [row % 2 for row in range(2500)]
     for row in (2499, 0, 1023, 1024, 2048, 7):
         assert bytes(opened.encoded(row)) == contents[row]
-        assert opened.name(row) == f"image {row}"
+        assert opened.picture_name(row) == f"image {row}"
     for outside in (-1, 2500):
         with pytest.raises(IndexError):
             opened.encoded(outside)

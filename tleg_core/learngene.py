@@ -93,7 +93,7 @@ class Learngene:
         return cls.from_bytes(description.name, header + data)
 
     @classmethod
-    def from_bytes(cls, source: str, content: bytes) -> Learngene:
+    def from_bytes(cls, source: str, content: bytes | memoryview) -> Learngene:
         """Read a learngene from its file's bytes; `source` names it in errors.
 
         Raises:

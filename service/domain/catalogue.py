@@ -1,15 +1,21 @@
-"""The catalogue: the families a server holds, and the choice among them that a request asks for."""
+"""The catalogue: the families a server holds, and the choice among them that a request asks for.
+
+It never changes. Where learngenes come and go, another one takes its place (`service.storage.learngene_registry`).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
 from functools import lru_cache
 
 from service.domain.errors import LearngeneNotFoundError, LearngeneNotLoadedError
 from service.domain.model import Model, Selection, Usage
 from tleg_core.budget import Budget, Candidate, Objective, solve
+from tleg_core.canonical import sha256_hex
 from tleg_core.description import Method
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
@@ -32,15 +38,47 @@ class ModelRequest:
         object.__setattr__(self, "variation", self.variation.with_head(self.head))  # what is budgeted is what is made
 
 
+class Source(StrEnum):
+    """How a learngene came to this server."""
+
+    SHIPPED = "shipped"
+    """With the package."""
+    CONFIGURED = "configured"
+    """Named by the operator."""
+    PUBLISHED = "published"
+    """Over HTTP, or by a job, while the server ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a learngene's file comes from: its sha256, and when it was published if it was."""
+
+    source: Source
+    sha256: str
+    published_at: datetime | None = None
+
+
 class Catalogue:
     """Families by name and by digest.
+
+    Args:
+        families: The learngenes that are served.
+        origins: Where they come from, by name; those that are not in it are the operator's.
+        spare: Families by digest that are not served, but from which recorded models are made; it may change meanwhile.
 
     Raises:
         ConfigError: Two learngenes share a name or a digest.
     """
 
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(
+        self,
+        families: Iterable[Family],
+        origins: Mapping[str, Origin] | None = None,
+        spare: Mapping[str, Family] | None = None,
+    ) -> None:
         self.families = tuple(families)
+        self._origins = dict(origins or {})
+        self._spare = {} if spare is None else spare
         for kind, keys in (
             ("name", [item.name for item in self.families]),
             ("digest", [item.digest for item in self.families]),
@@ -59,8 +97,19 @@ class Catalogue:
         return self._by_name[name]
 
     def family_by_digest(self, digest: str) -> Family | None:
-        """Return the family of the learngene with that digest, if it is loaded."""
-        return self._by_digest.get(digest)
+        """Return the family of the learngene with that digest, if it is loaded, served or not."""
+        return self._by_digest.get(digest) or self._spare.get(digest)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a learngene of that name is served."""
+        return name in self._by_name
+
+    def origin(self, name: str) -> Origin:
+        """Return where a learngene's file comes from; raises `LearngeneNotFoundError`."""
+        family = self.family(name)
+        if name not in self._origins:
+            self._origins[name] = Origin(source=Source.CONFIGURED, sha256=sha256_hex(family.learngene.content))
+        return self._origins[name]
 
     def current(self, model: Model) -> Model:
         """Return a recorded model with what its learngene says now, where the learngene is here.

@@ -5,6 +5,9 @@ TlegError
     ├── ModelNotFoundError
     ├── LearngeneNotFoundError
     ├── LearngeneNotLoadedError     a model whose learngene this server does not hold now
+    ├── LearngeneRefusedError       a publication that is no learngene
+    ├── LearngeneTakenError         a name that other weights have, or weights that another name has
+    ├── LearngeneFixedError         a learngene that was not published, so cannot be deleted
     ├── WeightsMissingError         a fine-tuned model whose file is not in the object store
     ├── UnreadableRecordError       a record that is damaged, or that another version of tleg wrote
     ├── CursorUnknownError          `after` names nothing in the list
@@ -18,6 +21,7 @@ TlegError
     ├── StorageFullError            there is no room for an upload
     ├── JobNotFoundError
     ├── JobStateError               the job's status does not allow that
+    ├── LearngeneInTrainingError    a job trains a learngene of that name
     ├── IdempotencyKeyReusedError   the key came with another request before
     ├── FencedError                 a write of an attempt that is no longer the job's
     ├── StoreUnavailableError       Redis does not answer, or cannot be started
@@ -27,6 +31,7 @@ TlegError
 
 from __future__ import annotations
 
+from service.domain.job import JobKind
 from tleg_core.errors import TlegError
 
 
@@ -53,6 +58,38 @@ class LearngeneNotLoadedError(ServiceError):
 
     def __init__(self, name: str, digest: str) -> None:
         super().__init__(f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now")
+
+
+class LearngeneRefusedError(ServiceError):
+    """The upload is no learngene."""
+
+
+class LearngeneTakenError(ServiceError):
+    """The name is another learngene's, or the weights are another name's."""
+
+    @classmethod
+    def by_other_weights(cls, name: str, digest: str) -> LearngeneTakenError:
+        """Return the error of a name under which other weights are published."""
+        return cls(
+            f"learngene {name} is published with other weights ({digest[:16]}…); with replace=true these take their place"
+        )
+
+    @classmethod
+    def by_other_name(cls, digest: str, name: str) -> LearngeneTakenError:
+        """Return the error of weights that are served under another name."""
+        return cls(f"these weights ({digest[:16]}…) are served already, as learngene {name}")
+
+    @classmethod
+    def by_own(cls, name: str) -> LearngeneTakenError:
+        """Return the error of a name that one of the server's own files has."""
+        return cls(f"learngene {name} is one of the server's own files; publish under another name")
+
+
+class LearngeneFixedError(ServiceError):
+    """The learngene was not published, so it cannot be deleted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"learngene {name} is one of the server's own files, shipped or named by TLEG_LEARNGENES")
 
 
 class WeightsMissingError(ServiceError):
@@ -130,8 +167,12 @@ class StorageFullError(ServiceError):
 class JobNotFoundError(ServiceError):
     """No such job."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"there is no fine-tune {job_id[:80]!r}; `GET /fine-tunes` or `tleg fine-tunes list` lists them")
+    def __init__(self, job_id: str, kind: JobKind = JobKind.FINE_TUNE) -> None:
+        name, path, command = {
+            JobKind.FINE_TUNE: ("fine-tune", "/fine-tunes", "fine-tunes"),
+            JobKind.TRAINING: ("training", "/learngenes/trainings", "trainings"),
+        }[kind]
+        super().__init__(f"there is no {name} {job_id[:80]!r}; `GET {path}` or `tleg {command} list` lists them")
 
 
 class JobStateError(ServiceError):
@@ -140,6 +181,14 @@ class JobStateError(ServiceError):
     def __init__(self, job_id: str, status: str, wanted: str) -> None:
         super().__init__(f"{job_id} is {status}; it cannot be {wanted}")
         self.status = status
+
+
+class LearngeneInTrainingError(ServiceError):
+    """A job that has not ended trains a learngene of that name."""
+
+    def __init__(self, name: str, job_id: str) -> None:
+        super().__init__(f"{job_id} trains a learngene of the name {name}; wait for it, cancel it, or choose another name")
+        self.jobs = [job_id]
 
 
 class IdempotencyKeyReusedError(ServiceError):

@@ -7,17 +7,25 @@
 |                                |            | if it was computed                                             |             |
 | `tleg:models`                  | sorted set | ids of created models by time of creation, in microseconds     | for ever    |
 | `tleg:models:fine-tuned`       | sorted set | those of them that were fine-tuned, by the same                | for ever    |
+| `tleg:learngenes`              | hash       | the digest of each published learngene's current file, by name | until       |
+|                                |            |                                                                | deleted     |
+| `tleg:learngenes:files`        | hash       | the record (JSON with a version) of the file of each digest,   | until       |
+|                                |            | current or superseded                                          | deleted     |
+| `tleg:learngenes:version`      | string     | another one after each change of the two                       | for ever    |
+| `tleg:learngenes:ending`       | sorted set | object keys of learngenes' files that no record names (being   | until       |
+|                                |            | stored, or replaced), by the second from which to delete them  | deleted     |
 | `tleg:dataset:{id}`            | hash       | a data set: `record` (JSON with a version), `created_at`       | until       |
 |                                |            |                                                                | deleted     |
 | `tleg:datasets`                | sorted set | ids of data sets by time of creation, in microseconds          | for ever    |
 | `tleg:dataset:{id}:jobs`       | set        | ids of the jobs that use it and have not ended                 | as the jobs |
-| `tleg:objects:doomed`          | set        | object keys of deleted data sets whose file may be there yet   | until       |
-|                                |            |                                                                | deleted     |
+| `tleg:objects:doomed`          | set        | object keys of deleted data sets and learngenes, whose file    | until       |
+|                                |            | may be there yet                                               | deleted     |
 | `tleg:job:{id}`                | hash       | a job; its fields are `service.storage.job_store`'s            | for ever    |
 | `tleg:job:{id}:events`         | stream     | its events, entry `n-0` is event n, counted from 1             | for ever    |
 | `tleg:job:{id}:checkpoints`    | list       | its checkpoints that can be used as models, JSON, oldest first | for ever    |
 | `tleg:jobs`                    | sorted set | ids of all jobs by time of creation, in microseconds           | for ever    |
 | `tleg:jobs:{status}`           | sorted set | those of one status                                            | for ever    |
+| `tleg:learngenes:in-training`  | hash       | names of learngenes that are trained now, with their jobs' ids | as the jobs |
 | `tleg:idempotency:{sha256}`    | string     | JSON: the `job` that a request made, and the request's digest  | a day       |
 | `tleg:queue:*`                 | dramatiq's | the queue; `fine-tunes` and `fine-tunes.msgs` are written by   | dramatiq's  |
 |                                |            | our scripts too, in the form of dramatiq's `dispatch.lua`      |             |
@@ -27,8 +35,13 @@ from __future__ import annotations
 
 MODELS = "tleg:models"
 FINE_TUNED_MODELS = "tleg:models:fine-tuned"
+LEARNGENES = "tleg:learngenes"
+LEARNGENE_FILES = "tleg:learngenes:files"
+LEARNGENES_VERSION = "tleg:learngenes:version"
+LEARNGENES_ENDING = "tleg:learngenes:ending"
 DATASETS = "tleg:datasets"
 JOBS = "tleg:jobs"
+LEARNGENES_IN_TRAINING = "tleg:learngenes:in-training"
 DOOMED_OBJECTS = "tleg:objects:doomed"
 
 QUEUE_NAMESPACE = "tleg:queue"

@@ -1,14 +1,47 @@
-"""Where a server's learngenes come from: the files shipped with the package, and files named by the operator."""
+"""The learngenes of a process: its own files, and those that were published, which join and leave while it runs.
+
+Every API process and every worker has a registry. It holds a `Catalogue`, and puts another in its place when Redis says that
+something was published or deleted. Where Redis or the object store is away, what was there stays.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tleg_core
-from service.domain.catalogue import Catalogue
+from service.domain.catalogue import Catalogue, Origin, Source
+from service.domain.errors import (
+    LearngeneFixedError,
+    LearngeneNotFoundError,
+    LearngeneTakenError,
+    ObjectStoreError,
+    ServiceError,
+    StoreUnavailableError,
+)
+from service.domain.published_learngene import Outcome, Publication, PublishedLearngene, is_publication_id
+from service.storage.learngene_files import LearngeneFiles, facts, read_upload
+from service.storage.learngene_store import LearngeneListing, LearngeneStore
+from service.storage.object_store import ObjectStore, learngene_key
+from tleg_core.canonical import sha256_hex
+from tleg_core.errors import ConfigError
 from tleg_core.family import Family
 from tleg_core.learngene import Learngene
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+"""Seconds between two looks at the version in Redis."""
+SPARE_BYTES = 512 * 1024**2
+"""What learngenes may take that are not served and that models are made from; the last one that was needed may be larger."""
+_CLEAN_S = 60.0
+_PAUSES_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between tries to load what could not be loaded
 
 
 def shipped_paths() -> list[Path]:
@@ -23,6 +56,300 @@ def load_catalogue(paths: Iterable[Path], *, shipped: bool = True) -> Catalogue:
         LearngeneFileError: A file cannot be used.
         ConfigError: Two learngenes share a name or a digest.
     """
-    named = [path.expanduser() for path in paths]
-    files = {path.resolve(): path for path in [*(shipped_paths() if shipped else []), *named]}
-    return Catalogue(Family(Learngene.open(path)) for path in files.values())
+    own = shipped_paths() if shipped else []
+    files = {path.resolve(): path for path in [*own, *(path.expanduser() for path in paths)]}
+    of_package = {path.resolve() for path in shipped_paths()}
+    families, origins = [], {}
+    for resolved, path in files.items():
+        family = Family(Learngene.open(path))
+        source = Source.SHIPPED if resolved in of_package else Source.CONFIGURED
+        families.append(family)
+        origins[family.name] = Origin(source=source, sha256=sha256_hex(family.learngene.content))
+    return Catalogue(families, origins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationLimits:
+    """What may be published: bytes of one file, and of all current files. All of them are held in memory."""
+
+    max_bytes: int = 512 * 1024**2
+    max_total_bytes: int = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A published learngene in memory."""
+
+    record: PublishedLearngene
+    family: Family
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return Origin(source=Source.PUBLISHED, sha256=self.record.sha256, published_at=self.record.published_at)
+
+
+class LearngeneRegistry:
+    """The learngenes that a process serves.
+
+    Args:
+        own: Those of its own files; nothing can be published in their place.
+        store: The records of the published ones.
+        objects: Their files.
+        limits: What may be published.
+    """
+
+    def __init__(
+        self, own: Catalogue, store: LearngeneStore, objects: ObjectStore, *, limits: PublicationLimits | None = None
+    ) -> None:
+        self._own = own
+        self._store = store
+        self._files = LearngeneFiles(objects)
+        self._limits = limits or PublicationLimits()
+        self._origins = {family.name: own.origin(family.name) for family in own.families}
+        self._published: dict[str, _Loaded] = {}
+        self._spare: OrderedDict[str, Family] = OrderedDict()
+        self._at_hand: dict[str, Family] = {}  # by object key: what was just stored need not be read
+        self._version: str | None = None
+        self._failures = 0
+        self._retry_at = float("inf")
+        self._changing = asyncio.Lock()
+        self._publishing = asyncio.Lock()
+        self.generation = 0
+        """Another number after each change: what was derived from families that may be gone is to be let go."""
+        self.catalogue = own
+        self._swap({})
+
+    async def refresh(self) -> bool:
+        """Serve what is published now; return whether anything changed. What cannot be loaded is logged and left out.
+
+        Raises:
+            StoreUnavailableError: Redis does not answer; all stays as it was.
+        """
+        async with self._changing:
+            version = await self._store.version()
+            if version == self._version and time.monotonic() < self._retry_at:
+                return False
+            listing = await self._store.listing()
+            published, complete = await self._load(listing)
+            self._version = listing.version
+            self._retry_at = float("inf")
+            if complete:
+                self._failures = 0
+            else:
+                self._retry_at = time.monotonic() + _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+                self._failures += 1
+            if published == self._published:
+                return False
+            self._swap(published)
+            return True
+
+    async def _load(self, listing: LearngeneListing) -> tuple[dict[str, _Loaded], bool]:
+        """Return what is to be served, and whether that is all; where a file cannot be had, what the name had stays."""
+        published: dict[str, _Loaded] = {}
+        complete, away = True, False
+        for record in listing.learngenes:
+            if self._is_shadowed(record):
+                continue
+            loaded = self._published.get(record.name)
+            if loaded is None or loaded.record != record:
+                family = self._at_hand.get(record.object_key)
+                if family is None and not away:
+                    try:
+                        family = await self._files.load(record)
+                    except ObjectStoreError as error:  # the others' files would be waited for in vain, too
+                        logger.error(str(error), extra={"action": "learngene_left_out"} | facts(record))
+                        away = True
+                if family is None:
+                    complete = False
+                else:
+                    loaded = _Loaded(record, family)
+            if loaded is not None and all(loaded.family.digest != other.family.digest for other in published.values()):
+                published[record.name] = loaded
+        return published, complete
+
+    async def look_for(self, name: str | None) -> None:
+        """See whether a learngene that the catalogue lacks was published meanwhile; raises `StoreUnavailableError`."""
+        if name is not None and name not in self.catalogue:
+            await self.refresh()
+
+    async def provide(self, digest: str) -> None:
+        """See to it that the catalogue knows the learngene of a digest, where it is published or was superseded.
+
+        Raises:
+            StoreUnavailableError, ObjectStoreError: It is not loaded, and cannot be now.
+        """
+        if self.catalogue.family_by_digest(digest) is not None:
+            if digest in self._spare:
+                self._spare.move_to_end(digest)
+            return
+        await self.refresh()
+        async with self._changing:
+            if self.catalogue.family_by_digest(digest) is not None:
+                return
+            record = await self._store.find(digest)
+            if record is None:
+                return
+            family = await self._files.load(record)
+            if family is None:
+                return
+            self._spare[digest] = family
+            while len(self._spare) > 1 and sum(len(item.learngene.content) for item in self._spare.values()) > SPARE_BYTES:
+                self._spare.popitem(last=False)
+                self.generation += 1
+
+    async def record_of(self, digest: str) -> PublishedLearngene | None:
+        """Return the record of the published file of a digest, current or superseded; None for the process's own too.
+
+        Raises:
+            StoreUnavailableError: Redis does not answer.
+        """
+        return None if self._own.family_by_digest(digest) is not None else await self._store.find(digest)
+
+    async def watch(self) -> None:
+        """Refresh when Redis says so, and delete files whose time has come, until cancelled."""
+        away, cleaned_at = False, time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self.refresh()
+                if time.monotonic() - cleaned_at >= _CLEAN_S:
+                    cleaned_at = time.monotonic()
+                    await self.clean()
+                away = False
+            except StoreUnavailableError as error:
+                if not away:
+                    logger.warning("%s; learngenes stay as they are", error, extra={"action": "redis_away"})
+                away = True
+            except Exception:
+                logger.exception("looking for published learngenes failed", extra={"action": "watch_failed"})
+
+    async def publish(self, path: Path, *, publication: str, replace: bool = False) -> Publication:
+        """Publish a learngene's file: here at once, elsewhere within about a second. The file may be gone afterwards.
+
+        Args:
+            path: The file.
+            publication: The id of this publication; a job's own, so that what it repeats is the same publication.
+            replace: Whether it may take the place of other weights of that name.
+
+        Raises:
+            LearngeneRefusedError: It is no learngene, or damaged, or too large.
+            LearngeneTakenError: Its name or its weights are another learngene's.
+            StorageFullError: All published learngenes would have too many bytes.
+            StoreUnavailableError, ObjectStoreError: It is not published, or nobody knows; it can be published again.
+        """
+        if not is_publication_id(publication):
+            raise ConfigError("publication", "must be 1 to 80 lower-case letters, digits and hyphens")
+        async with self._publishing:  # each is in memory meanwhile
+            family, sha256 = await asyncio.to_thread(read_upload, path, self._limits.max_bytes)
+            await self.check_name(family.name, digest=family.digest, replace=replace)
+            current = await self._store.get(family.name)
+            same = current is not None and (current.digest, current.sha256) == (family.digest, sha256)
+            if same and current is not None and await self._files.is_whole(current):
+                await self._refresh_after()
+                return Publication(record=current, outcome=Outcome.SAME)
+            record = PublishedLearngene(
+                name=family.name,
+                digest=family.digest,
+                sha256=sha256,
+                size_bytes=len(family.learngene.content),
+                object_key=learngene_key(sha256, publication),
+                published_at=datetime.now(UTC),
+            )
+            done = await self._record(path, record, family, replace=replace, mend=same)
+        if done.outcome is not Outcome.SAME:
+            logger.info("a learngene is published", extra={"action": "learngene_published"} | facts(record))
+        return done
+
+    async def check_name(self, name: str, *, digest: str | None = None, replace: bool = False) -> None:
+        """Return if a learngene could be published under a name now; `digest` if it is known already.
+
+        Raises:
+            LearngeneTakenError: It could not.
+            StoreUnavailableError: Redis does not answer.
+        """
+        if name in self._own:
+            raise LearngeneTakenError.by_own(name)
+        own = None if digest is None else self._own.family_by_digest(digest)
+        if digest is not None and own is not None:
+            raise LearngeneTakenError.by_other_name(digest, own.name)
+        current = await self._store.get(name)
+        if current is not None and current.digest != digest and not replace:
+            raise LearngeneTakenError.by_other_weights(name, current.digest)
+
+    async def delete(self, name: str) -> None:
+        """Delete a published learngene, and every file that was published under its name.
+
+        Raises:
+            LearngeneFixedError: It is one of the process's own.
+            LearngeneNotFoundError: There is none.
+            StoreUnavailableError: Redis does not answer.
+        """
+        if name in self._own:
+            raise LearngeneFixedError(name)
+        if not await self._store.delete(name):
+            raise LearngeneNotFoundError(name, sorted(family.name for family in self.catalogue.families if family.name != name))
+        logger.info("a learngene is deleted", extra={"action": "learngene_deleted", "learngene": name})
+        await self._refresh_after()
+        try:
+            await self.clean()
+        except StoreUnavailableError as error:
+            logger.warning("%s", error, extra={"action": "object_left"})
+
+    async def clean(self) -> None:
+        """Delete the files that no record names any more; raises `StoreUnavailableError`."""
+        for object_key in await self._store.take_ended():
+            try:
+                await self._files.delete(object_key)
+                await self._store.forget_objects([object_key])
+            except ObjectStoreError as error:  # a server's next start deletes it
+                logger.error(str(error), extra={"action": "object_left", "object": object_key})
+
+    async def _record(
+        self, path: Path, record: PublishedLearngene, family: Family, *, replace: bool, mend: bool
+    ) -> Publication:
+        """Store a file, record it and serve it, or leave nothing; what cannot be cleaned up now is within the hour."""
+        await self._store.announce(record.object_key)
+        try:
+            await self._files.store(record, path)
+            done = await self._store.publish(record, replace=replace, mend=mend, max_total_bytes=self._limits.max_total_bytes)
+        except ServiceError:
+            await self._give_up(record.object_key)
+            raise
+        if done.record.object_key != record.object_key:
+            await self._give_up(record.object_key)
+        self._at_hand = {record.object_key: family}
+        await self._refresh_after()
+        self._at_hand = {}
+        return done
+
+    async def _give_up(self, object_key: str) -> None:
+        try:
+            await self._store.give_up(object_key)
+            await self.clean()
+        except StoreUnavailableError as error:
+            logger.warning("%s", error, extra={"action": "object_left", "object": object_key})
+
+    async def _refresh_after(self) -> None:
+        """Refresh after a change that was made; where Redis has gone meanwhile, the watch does it."""
+        try:
+            await self.refresh()
+        except StoreUnavailableError as error:
+            logger.warning("%s", error, extra={"action": "redis_away"})
+
+    def _is_shadowed(self, record: PublishedLearngene) -> bool:
+        """Whether one of our own files has the name or the weights of a published one; ours is served."""
+        if record.name not in self._own and self._own.family_by_digest(record.digest) is None:
+            return False
+        logger.warning("one of our own files is served instead", extra={"action": "learngene_shadowed"} | facts(record))
+        return True
+
+    def _swap(self, published: dict[str, _Loaded]) -> None:
+        """Serve these beside our own, whose names and digests they do not have."""
+        for loaded in published.values():
+            self._spare.pop(loaded.family.digest, None)
+        families = [*self._own.families, *(loaded.family for loaded in published.values())]
+        origins = self._origins | {name: loaded.origin for name, loaded in published.items()}
+        self.catalogue = Catalogue(families, origins, self._spare)
+        self._published = published
+        self.generation += 1

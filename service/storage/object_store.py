@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +35,16 @@ def dataset_key(digest: str, upload: str) -> str:
 def weights_key(sha256: str) -> str:
     """Return the key of a fine-tuned model's file, named by its content."""
     return f"weights/{sha256}.safetensors"
+
+
+def learngene_key(sha256: str, publication: str) -> str:
+    """Return the key of a published learngene's file: its sha256 and the publication's id, so that no two share one."""
+    return f"learngenes/{sha256}-{publication}.safetensors"
+
+
+def learngene_sha256(key: str) -> str:
+    """Return the sha256 that stands in the key of a learngene's file."""
+    return key.removeprefix("learngenes/").partition("-")[0]
 
 
 def state_key(job_id: str, attempt: int, step: int, sha256: str) -> str:
@@ -178,6 +188,23 @@ class ObjectStore:
         finally:
             if coming is not None:
                 coming.cancel()
+
+    async def read_async(self, key: str, size_bytes: int) -> memoryview:
+        """Return an object of that length, whole, in memory of that length.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            ObjectDamagedError: It has another length.
+        """
+        if await self.size_async(key) != size_bytes:
+            raise ObjectDamagedError(key)
+        content = bytearray(size_bytes)
+        position = 0
+        async with aclosing(self.chunks(key, 0, size_bytes)) as chunks:
+            async for chunk in chunks:
+                content[position : position + len(chunk)] = chunk
+                position += len(chunk)
+        return memoryview(content).toreadonly()
 
     def delete(self, key: str) -> None:
         """Delete an object, if it is there."""

@@ -32,4 +32,4 @@ def wilson(share: float, count: int, z: float = Z_95) -> tuple[float, float]:
     squared = z * z / count
     middle = (share + squared / 2) / (1 + squared)
     half = z * math.sqrt(share * (1 - share) / count + squared / (4 * count)) / (1 + squared)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # rounding may cross the share

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import datasets, demo, fine_tunes, local, models, serve, train, training, worker
+from service.cli import datasets, demo, evaluate, fine_tunes, local, models, serve, train, training, worker
 from service.cli.console import err, printable
 from tleg_core import __version__
 from tleg_core.errors import TlegError
@@ -51,7 +51,7 @@ app.command(rich_help_panel=_FILES)(local.expand)
 app.command(rich_help_panel=_FILES)(local.inspect)
 app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
 app.command(rich_help_panel=_TRAINING)(train.train)
-app.command(rich_help_panel=_TRAINING)(training.evaluate)
+app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.add_typer(training.ancestry_app, name="ancestry", rich_help_panel=_TRAINING)
 
 

@@ -139,7 +139,7 @@ def train(
             learngene = learngene.with_description(accuracy=accuracy)
             learngene.write(out)
             for entry in accuracy:
-                journal.write("measurement", f"depth {entry.depth}: top-1 {entry.top1:.2%}", depth=entry.depth, top1=entry.top1)
+                journal.measured(entry)
         journal.write("done", f"{out}: {learngene.num_params:,} parameters", digest=learngene.digest)
 
 

@@ -11,10 +11,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from service.cli.training_options import (
-    TEST_HELP,
     AutocastOption,
     BatchOption,
     CheckpointOption,
@@ -30,13 +28,10 @@ from service.cli.training_options import (
     check_file,
     command_line,
     load_both,
-    parse_depths,
     resolve_device,
     run_folder,
 )
 from tleg_core import __version__
-from tleg_core.errors import ConfigError
-from tleg_core.images import load_image_set
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 
 ancestry_app = typer.Typer(
@@ -109,41 +104,6 @@ def fit(
             device=resolve_device(device),
             resume=resume,
         )
-
-
-def evaluate(
-    *,
-    learngene: Annotated[Path, typer.Argument(help="The learngene's file; the accuracy is written into it.")],
-    data: Annotated[Path, typer.Option(help=f"Test images. {TEST_HELP}")],
-    depths: Annotated[str | None, typer.Option(help="Depths such as 3,6,9-12; default: all that the learngene offers.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first so many images only.")] = None,
-    batch_size: BatchOption = 500,
-    write: Annotated[bool, typer.Option("--write/--no-write", help="Write the result into the file.")] = True,
-    device: DeviceOption = "auto",
-) -> None:
-    """Measure the top-1 accuracy of the descendants of a learngene, as expanded, without fine-tuning."""
-    from tleg_core.learngene import Learngene
-    from tleg_core.training.evaluate import measure_depths
-
-    gene = Learngene.open(learngene)
-    config = gene.description.config
-    images = load_image_set(data, split="test")
-    if limit is not None:
-        if limit < 1:
-            raise ConfigError("limit", f"must be at least 1, not {limit}")
-        images = images.head(limit)
-    chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
-    table = Table("depth", "top-1", title=f"{gene.name} on {images.name} ({len(images):,} images, {config.img_size} px)")
-    measured = []
-    for entry in measure_depths(gene, images, depths=chosen, device=resolve_device(device), batch_size=batch_size):
-        measured.append(entry)
-        table.add_row(str(entry.depth), f"{entry.top1:.2%}")
-    Console().print(table)
-    if write:
-        replaced = {(entry.depth, entry.data_set) for entry in measured}
-        kept = [entry for entry in gene.description.accuracy if (entry.depth, entry.data_set) not in replaced]
-        accuracy = sorted([*kept, *measured], key=lambda entry: (entry.data_set, entry.depth))
-        gene.with_description(accuracy=tuple(accuracy)).write(learngene)
 
 
 def import_checkpoint(

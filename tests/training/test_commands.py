@@ -14,14 +14,14 @@ from click.testing import Result
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from service.cli import train, training
+from service.cli import evaluate, train, training
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
 
 app = typer.Typer()
 app.command("train")(train.train)
-app.command("evaluate")(training.evaluate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("import")(training.import_checkpoint)
 app.add_typer(training.ancestry_app, name="ancestry")
 
@@ -76,7 +76,7 @@ def test_the_journal_holds_the_run(workshop: Path) -> None:
     """Start, epochs, measurements and the end, one JSON object a line."""
     lines = (workshop / "bars.run" / "journal.jsonl").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
-    assert events == ["start", "epoch", "epoch", *["measurement"] * 12, "done"]
+    assert events == ["start", "step", "epoch", "epoch", *["measurement"] * 12, "done"]
 
 
 def test_evaluating_replaces_the_accuracy_on_the_same_data_only(workshop: Path, tmp_path: Path) -> None:

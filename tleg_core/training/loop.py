@@ -311,6 +311,7 @@ class Trainer(Generic[ModelT]):
         self._observer.stepped(
             StepReport(
                 epoch=self._step // self._steps_per_epoch,
+                epoch_steps=self._steps_of_epoch,
                 step=self._step,
                 steps=self._total_steps,
                 train_loss=self._mean_loss(self._steps_of_epoch),

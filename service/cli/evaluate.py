@@ -1,0 +1,163 @@
+"""`tleg evaluate`: the accuracy of a learngene's members on held-out images, written into its file.
+
+What is measured is `tleg_core.training.evaluate`'s; it is imported inside the command because torch takes seconds to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service.cli.console import compact, err, out, percent, print_json, print_table, printable
+from service.cli.local import LearngeneFile, open_learngene
+from service.cli.training_options import TEST_HELP, DeviceOption, parse_depths, resolve_device
+from tleg_core.canonical import Json
+from tleg_core.cost import cost
+from tleg_core.description import Measurement
+from tleg_core.errors import ConfigError
+from tleg_core.images import ImageSet, load_image_set
+from tleg_core.interval import wilson
+from tleg_core.learngene import Learngene
+
+
+def evaluate(
+    *,
+    learngene: LearngeneFile,
+    data: Annotated[list[Path], typer.Option(help=f"Test images; may be given several times. {TEST_HELP}")],
+    depths: Annotated[str | None, typer.Option(help="Depths such as 3,6,9-12; default: all that the learngene offers.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first so many images of each set only.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 500,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side to read the images at, in pixels; needed where they differ in size.")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16/--fp32", help="Compute in bfloat16: faster, and not written.")] = False,
+    write: Annotated[
+        bool | None, typer.Option("--write/--no-write", help="Write the result into the file; so does a file's, in float32.")
+    ] = None,
+    device: DeviceOption = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy by depth, as .png or .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the top-1 accuracy of a learngene's descendants, as expanded, without fine-tuning."""
+    from tleg_core.training.evaluate import check_classes, measure_depths
+
+    if limit is not None and limit < 1:
+        raise ConfigError("limit", f"must be at least 1, not {limit}")
+    if bf16 and write:
+        raise ConfigError("write", "is for float32 only: what the file says must not depend on --bf16")
+    gene = open_learngene(learngene)
+    path = Path(learngene)
+    chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
+    sets = [_read(source, limit, image_size) for source in data]
+    _check_names(data, sets)
+    for images in sets:
+        check_classes(gene, images)
+    where = resolve_device(device)
+    measured: list[Measurement] = []
+    with _bar(len(chosen) * sum(len(images) for images in sets)) as progress:
+        for images in sets:
+            progress.update(progress.task_ids[0], description=printable(images.name))
+            measured += measure_depths(
+                gene,
+                images,
+                depths=chosen,
+                device=where,
+                batch_size=batch_size,
+                autocast=bf16,
+                progressed=lambda count: progress.advance(progress.task_ids[0], count),
+            )
+    if as_json:
+        print_json(
+            {
+                "learngene": gene.name,
+                "digest": gene.digest,
+                "precision": "bfloat16" if bf16 else "float32",
+                "data": [_entry_json(entry) for entry in measured],
+            }
+        )
+    else:
+        for images in sets:
+            _print(gene, images.name, [entry for entry in measured if entry.data_set == images.name])
+    if plot is not None:
+        from tleg_core.plots.depth_plot import plot_depths
+
+        lines = {images.name: [entry for entry in measured if entry.data_set == images.name] for images in sets}
+        plot_depths(lines, plot, title=gene.name)
+        err.print(f"{plot}: drawn")
+    _keep(gene, path, measured, write=not bf16 and path.is_file() if write is None else write)
+
+
+def _read(source: Path, limit: int | None, image_size: int | None) -> ImageSet:
+    images = load_image_set(source, split="test", size=image_size)
+    return images if limit is None else images.head(limit)
+
+
+def _check_names(sources: Sequence[Path], sets: Sequence[ImageSet]) -> None:
+    """Raise `ConfigError` where two sets would be one in the learngene's file."""
+    seen: dict[str, Path] = {}
+    for source, images in zip(sources, sets, strict=True):
+        if images.name in seen:
+            raise ConfigError(
+                "data", f"{source} and {seen[images.name]} are both called {images.name!r}, after which the file keeps them"
+            )
+        seen[images.name] = source
+
+
+def _entry_json(entry: Measurement) -> dict[str, Json]:
+    low, high = wilson(entry.top1, entry.images)
+    return {
+        "data_set": entry.data_set,
+        "depth": entry.depth,
+        "top1": entry.top1,
+        "interval": [low, high],
+        "images": entry.images,
+    }
+
+
+def _print(gene: Learngene, data_set: str, measured: Sequence[Measurement]) -> None:
+    """Print the table of one data set."""
+    config = gene.description.config
+    out.print(printable(f"{gene.name} on {data_set}, {measured[0].images:,} images, {config.img_size} px, no fine-tuning"))
+    rows = []
+    for entry in measured:
+        price = cost(config, entry.depth)
+        low, high = wilson(entry.top1, entry.images)
+        rows.append(
+            (
+                str(entry.depth),
+                f"{price.params:,}",
+                compact(price.macs),
+                percent(entry.top1),
+                f"{100 * low:.2f} to {100 * high:.2f}",
+            )
+        )
+    print_table(("depth", "params", "MACs", "top-1", "95 % interval"), rows)
+    out.print()
+
+
+def _keep(gene: Learngene, path: Path, measured: Sequence[Measurement], *, write: bool) -> None:
+    """Write the accuracy into the learngene's file, in place of what it said of the same members and data sets."""
+    if not write:
+        err.print("not written into the learngene's file")
+        return
+    if not path.is_file():
+        raise ConfigError("write", f"{path} is a shipped learngene: give the path of a file")
+    replaced = {(entry.depth, entry.data_set) for entry in measured}
+    kept = [entry for entry in gene.description.accuracy if (entry.depth, entry.data_set) not in replaced]
+    accuracy = sorted([*kept, *measured], key=lambda entry: (entry.data_set, entry.depth))
+    gene.with_description(accuracy=tuple(accuracy)).write(path)
+    err.print(f"{path}: accuracy written")
+
+
+@contextmanager
+def _bar(images: int) -> Iterator[Progress]:
+    """Show a bar of classified images on the error stream, where that is a terminal."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        progress.add_task("", total=images)
+        yield progress

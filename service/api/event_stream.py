@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 
 from fastapi.sse import format_sse_event
 
-from service.api.schemas.fine_tunes import EventResource
+from service.api.schemas.jobs import EventResource
 from service.domain.errors import JobNotFoundError, StoreUnavailableError
 from service.domain.job import JobEvent, JobStatus
 from service.storage.job_store import JobStore

@@ -10,9 +10,9 @@ from service.api.schemas.fine_tunes import FineTuneBody, FineTuneSettingsBody
 from service.domain.catalogue import Catalogue, ModelRequest
 from service.domain.dataset import Dataset
 from service.domain.errors import DatasetNotFoundError, ModelNotFoundError
-from service.domain.job import Job, JobSpec
+from service.domain.job import FineTuneSpec, Job
 from service.domain.model import Model, Selection
-from service.storage.job_store import IdempotencyKey
+from service.storage.job_reader import IdempotencyKey
 from tleg_core.budget import Objective
 from tleg_core.errors import ConfigError
 from tleg_core.family import Variation
@@ -62,7 +62,7 @@ async def start_fine_tune(
     except ConfigError as error:
         raise ConfigError(f"{where}{error.field}", error.reason) from error
     await resources.store.add(model)
-    spec = JobSpec(model=model.id, dataset=dataset.id, settings=resolved.to_json(), requested=settings.requested())
+    spec = FineTuneSpec(model=model.id, dataset=dataset.id, settings=resolved.to_json(), requested=settings.requested())
     try:
         return (await resources.jobs.create(spec, key=key))[0]
     except DatasetNotFoundError as error:  # deleted since

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Header
 from pydantic import BaseModel
 
-from service.storage.job_store import IdempotencyKey
+from service.storage.job_reader import IdempotencyKey
 from tleg_core.canonical import sha256_hex
 
 IdempotencyHeader = Annotated[

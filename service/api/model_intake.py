@@ -8,9 +8,9 @@ from service.api.dependencies import Resources
 from service.api.fine_tune_intake import find_dataset, resolve_settings, select_for, start_fine_tune
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.models import CreatedModel, FineTuneOnBody, ModelRequestBody
-from service.domain.job import Job
+from service.domain.job import FineTuneSpec, Job
 from service.domain.model import Selection
-from service.storage.job_store import IdempotencyKey
+from service.storage.job_reader import IdempotencyKey
 from tleg_core.errors import ConfigError
 
 HASHED_AT_CREATION_BYTES = 32 * 1024 * 1024
@@ -64,7 +64,7 @@ async def _fine_tune(
     """Return the model and its job; those of before where the key came before, whatever became of the data set."""
     request = body.to_domain()
     before = await resources.jobs.find(key) if key else None
-    if before is not None:
+    if before is not None and isinstance(before.spec, FineTuneSpec):  # the key's request was one for a model too
         model = (await resources.store.get(before.spec.model)).model
         variation = replace(request.variation, num_classes=model.recipe.num_classes)
         selection = resources.catalogue.resolve(replace(request, variation=variation, head=model.recipe.head))

@@ -28,6 +28,7 @@ from service.domain.errors import (
     IdempotencyKeyReusedError,
     JobNotFoundError,
     JobStateError,
+    LearngeneInTrainingError,
     LearngeneNotFoundError,
     LearngeneNotLoadedError,
     ModelNotFoundError,
@@ -60,14 +61,15 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     WeightsMissingError: (503, "weights_missing", "The model's file is not in the object store"),
     ObjectStoreError: (503, "object_store_unavailable", "The object store does not answer"),
     DatasetNotFoundError: (404, "dataset_not_found", "No such data set"),
-    DatasetInUseError: (409, "dataset_in_use", "Fine-tunes need the data set"),
+    DatasetInUseError: (409, "dataset_in_use", "Jobs need the data set"),
     DatasetRefusedError: (422, "dataset_refused", "The upload is no data set"),
     UploadTooLargeError: (413, "upload_too_large", "The upload is too large"),
     UploadTypeError: (415, "upload_type", "The upload is of no type that is read here"),
     UploadStalledError: (408, "upload_stalled", "The upload stopped"),
     UploadsBusyError: (503, "uploads_busy", "Too many uploads are under way"),
     StorageFullError: (507, "storage_full", "There is no room for the upload"),
-    JobNotFoundError: (404, "job_not_found", "No such fine-tune"),
+    JobNotFoundError: (404, "job_not_found", "No such job"),
+    LearngeneInTrainingError: (409, "learngene_in_training", "A job trains a learngene of that name"),
     JobStateError: (409, "job_state", "The job's status does not allow that"),
     IdempotencyKeyReusedError: (422, "idempotency_key_reused", "The Idempotency-Key came with another request before"),
     FencedError: (409, "fenced", "The attempt is no longer the job's"),
@@ -87,7 +89,7 @@ def problem_of(error: TlegError) -> Problem:
     match error:
         case DatasetRefusedError() | UploadTooLargeError():
             return problem.model_copy(update={"limit": error.limit})
-        case DatasetInUseError():
+        case DatasetInUseError() | LearngeneInTrainingError():
             return problem.model_copy(update={"jobs": error.jobs})
         case ConfigError():
             return problem.model_copy(update={"errors": [FieldError(field=error.field, message=error.reason)]})

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from service.api.schemas.fine_tunes import EventResource, FineTuneResource
+from service.api.schemas.fine_tunes import FineTuneResource
+from service.api.schemas.jobs import EventResource
 from service.cli.console import out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus

@@ -12,7 +12,7 @@ import httpx
 from httpx_sse import ServerSentEvent
 from pydantic import ValidationError
 
-from service.api.schemas.fine_tunes import EventResource
+from service.api.schemas.jobs import EventResource
 from service.client.call import backoff_s, is_passing, refusal, retry_after_s, segment, unreachable
 from service.client.effect import Emit, EmittingFlow, Request, open_stream, read_all, read_event, sleep
 from service.client.errors import ClientError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from service.api.schemas.fine_tunes import CheckpointList, EventList, FineTuneBody, FineTuneList, FineTuneResource
+from service.api.schemas.fine_tunes import CheckpointList, FineTuneBody, FineTuneList, FineTuneResource
+from service.api.schemas.jobs import EventList
 from service.api.schemas.models import ModelResource
 from service.client.call import call, fresh_key, given, segment
 from service.client.download import Progress, download

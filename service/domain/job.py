@@ -1,4 +1,6 @@
-"""The fine-tuning job: what was asked for, where it stands, and which change of status is allowed.
+"""The job, of either kind: what was asked for, where it stands, and which change of status is allowed.
+
+A fine-tune makes a model of a model, a training makes a learngene; everything else about them is the same.
 
     queued ──▶ running ──▶ succeeded | failed
       │ ▲        │ │ ▲
@@ -18,10 +20,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
-RECORD_VERSION = 1
-_JOB_ID = re.compile(r"ft-[0-9a-f]{32}")
+_JOB_ID = re.compile(r"(ft|lt)-[0-9a-f]{32}")
+
+
+class JobKind(StrEnum):
+    """What a job makes."""
+
+    FINE_TUNE = "fine_tune"  # a model
+    TRAINING = "training"  # a learngene
+
+    @property
+    def prefix(self) -> str:
+        """What the ids of these jobs begin with."""
+        return "ft-" if self is JobKind.FINE_TUNE else "lt-"
 
 
 class JobStatus(StrEnum):
@@ -60,19 +73,24 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 
 
-def new_job_id() -> str:
-    """Return a fresh id, `ft-` and 32 hex digits."""
-    return f"ft-{secrets.token_hex(16)}"
+def new_job_id(kind: JobKind = JobKind.FINE_TUNE) -> str:
+    """Return a fresh id, the kind's two letters, a hyphen and 32 hex digits."""
+    return f"{kind.prefix}{secrets.token_hex(16)}"
 
 
-def is_job_id(text: str) -> bool:
-    """Whether `text` has the form of a job's id."""
-    return _JOB_ID.fullmatch(text) is not None
+def is_job_id(text: str, kind: JobKind | None = None) -> bool:
+    """Whether `text` has the form of a job's id, of that kind if one is given."""
+    return _JOB_ID.fullmatch(text) is not None and (kind is None or text.startswith(kind.prefix))
+
+
+def kind_of(job_id: str) -> JobKind:
+    """Return the kind of a job by its id; what has no form of a training's counts as a fine-tune."""
+    return JobKind.TRAINING if job_id.startswith(JobKind.TRAINING.prefix) else JobKind.FINE_TUNE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobSpec:
-    """What was asked for; it never changes.
+class FineTuneSpec:
+    """What was asked for of a fine-tune; it never changes.
 
     Args:
         model: The id of the model that training starts from; it is recorded.
@@ -81,10 +99,51 @@ class JobSpec:
         requested: The settings as the user gave them.
     """
 
+    kind: ClassVar[JobKind] = JobKind.FINE_TUNE
+
     model: str
     dataset: str
     settings: Mapping[str, Any]
     requested: Mapping[str, Any]
+
+    @property
+    def nproc(self) -> int:
+        """Processes that train together."""
+        return int(self.settings["nproc"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """What was asked for of a learngene's training; it never changes.
+
+    Args:
+        name: Of the learngene to be made.
+        dataset: The id of the data set.
+        teacher: The id of the model whose logits are distilled; None where the labels alone teach.
+        licence: The licence that the learngene is given.
+        replace: Whether a learngene of that name may be replaced.
+        settings: `config` (`tleg_core.learngene_config.LearngeneConfig` as JSON, its precision "auto" where the worker's device
+            is to decide), `holdout` and `nproc`.
+        requested: What the user gave of them: `recipe`, `config`, `holdout`, `nproc`.
+    """
+
+    kind: ClassVar[JobKind] = JobKind.TRAINING
+
+    name: str
+    dataset: str
+    teacher: str | None
+    licence: str
+    replace: bool
+    settings: Mapping[str, Any]
+    requested: Mapping[str, Any]
+
+    @property
+    def nproc(self) -> int:
+        """Processes that train together."""
+        return int(self.settings["nproc"])
+
+
+JobSpec: TypeAlias = FineTuneSpec | TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +163,8 @@ class Progress:
         step: Updates done.
         steps: Updates in all; 0 while it is not known.
         images_per_s: Training rate of the last while; None before it is known.
-        metrics: The latest of each: `train_loss`, `loss`, `top1`, `top5` (the last three on the held-out split), `lr`.
+        metrics: The latest of each: `train_loss`, `lr`, and on the held-out part `loss`, `top1`, `top5` of a fine-tune, `top1`
+            and `top1_depth_4` of a training.
         estimated_finish: When it will be done at this rate.
     """
 
@@ -128,13 +188,18 @@ class Job:
     progress: Progress
     pause_requested: bool
     error: JobError | None
-    result: str | None  # the id of the resulting model
+    result: str | None  # the id of the resulting model, or the digest of the resulting learngene
     worker: str | None  # of the running attempt
     settings_used: Mapping[str, Any] | None  # as the first attempt resolved them; every later one uses the same
     resume_key: str | None  # object key of the state from which the next attempt goes on
     created_at: datetime
     started_at: datetime | None  # the first attempt's
     finished_at: datetime | None
+
+    @property
+    def kind(self) -> JobKind:
+        """What it makes."""
+        return self.spec.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

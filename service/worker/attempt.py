@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from service.domain.catalogue import Catalogue
 from service.domain.errors import FencedError, ServiceError, StoreUnavailableError
-from service.domain.job import JobStatus
+from service.domain.job import FineTuneSpec, JobStatus
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, Demand, JobStore
 from service.storage.model_store import ModelStore
@@ -172,6 +172,8 @@ class Attempt:
     async def _subject(self) -> Subject:
         """Read what is to be trained, and on what; raises `ServiceError` where it is not to be had."""
         spec = self._claim.job.spec
+        if not isinstance(spec, FineTuneSpec):
+            raise ServiceError(f"this worker cannot do jobs of kind {spec.kind}")
         model = (await self._patiently(lambda: self._stores.models.get(spec.model))).model
         dataset = (await self._patiently(lambda: self._stores.datasets.get(spec.dataset))).dataset
         return Subject(model=model, usage=self._stores.catalogue.usage(model), dataset=dataset)

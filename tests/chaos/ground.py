@@ -28,7 +28,7 @@ from redis.asyncio import Redis
 
 from service.domain.dataset import Dataset
 from service.domain.errors import StoreUnavailableError
-from service.domain.job import Job, JobSpec, JobStatus
+from service.domain.job import FineTuneSpec, Job, JobStatus
 from service.domain.model import Model
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
@@ -194,7 +194,7 @@ class Ground:
 
     def create(self, **changes: object) -> str:
         """Queue a job; return its id."""
-        spec = JobSpec(model=self.model.id, dataset=_DATASET_ID, settings=settings(**changes), requested={})
+        spec = FineTuneSpec(model=self.model.id, dataset=_DATASET_ID, settings=settings(**changes), requested={})
         job, _ = self.ask(lambda jobs: jobs.create(spec))
         return job.id
 

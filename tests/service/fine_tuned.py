@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from safetensors.torch import save_file
 
 from service.domain.dataset import Dataset
-from service.domain.job import JobSpec, Progress
+from service.domain.job import FineTuneSpec, Progress
 from service.domain.model import FineTuning, Model
 from service.storage import keys
 from service.storage.job_store import JobStore
@@ -128,7 +128,7 @@ class Workshop:
         async def use(redis: Redis) -> str:
             await redis.hset(keys.dataset(dataset.id), "record", json.dumps(dataset.to_json()))
             jobs = JobStore(redis, heartbeat_s=60, max_deaths=3)
-            spec = JobSpec(model=model, dataset=dataset.id, settings=SETTINGS, requested={})
+            spec = FineTuneSpec(model=model, dataset=dataset.id, settings=SETTINGS, requested={})
             job, _ = await jobs.create(spec)
             await self.report_epochs(jobs, job.id, epochs)
             return job.id

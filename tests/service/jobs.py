@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from service.domain.job import Job, JobCheckpoint, JobError, JobSpec, JobStatus, Progress
+from service.domain.job import FineTuneSpec, Job, JobCheckpoint, JobError, JobStatus, Progress
 from service.storage import keys
-from service.storage.job_store import Claim, IdempotencyKey, JobStore
+from service.storage.job_reader import IdempotencyKey
+from service.storage.job_store import Claim, JobStore
 
 ResultT = TypeVar("ResultT")
 
 DATASET = "ds-" + "0" * 32
-SPEC = JobSpec(model="m-" + "1" * 32, dataset=DATASET, settings={"epochs": 3}, requested={"epochs": 3})
+SPEC = FineTuneSpec(model="m-" + "1" * 32, dataset=DATASET, settings={"epochs": 3}, requested={"epochs": 3})
 KEY = IdempotencyKey(digest="a" * 64, request="b" * 64)
 START = Progress(steps=10, metrics={})
 
@@ -29,7 +30,7 @@ class Store(JobStore):
         super().__init__(client, heartbeat_s=heartbeat_s, max_deaths=max_deaths)
         self.redis: Any = client
 
-    async def created(self, spec: JobSpec = SPEC) -> Job:
+    async def created(self, spec: FineTuneSpec = SPEC) -> Job:
         """Return a new job."""
         return (await self.create(spec))[0]
 

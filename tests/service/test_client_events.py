@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.api.schemas.fine_tunes import EventResource
+from service.api.schemas.jobs import EventResource
 from service.client import AsyncClient, Client, ClientError, FineTuneError, WaitTimeoutError
-from service.domain.job import JobError, JobSpec
+from service.domain.job import FineTuneSpec, JobError
 from service.storage import keys
 from tests.service import jobs
 from tests.service.cutting_proxy import CuttingProxy
@@ -26,7 +26,7 @@ from tleg_core.fine_tuning import FineTuneFacts, FineTuneSettings
 
 FACTS = FineTuneFacts(num_train=64, num_classes=2, has_test_split=False, img_size=28, depth=3, same_classes=False)
 SETTINGS = FineTuneSettings.resolve({"epochs": 3}, FACTS).to_json()
-SPEC = JobSpec(model="m-" + "1" * 32, dataset=jobs.DATASET, settings=SETTINGS, requested={"epochs": 3})
+SPEC = FineTuneSpec(model="m-" + "1" * 32, dataset=jobs.DATASET, settings=SETTINGS, requested={"epochs": 3})
 REPORTS = 60
 
 Collect = Callable[[str, str], list[EventResource]]

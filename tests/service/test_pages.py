@@ -10,7 +10,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
-from service.domain.job import JobSpec, Progress
+from service.domain.job import FineTuneSpec, Progress
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
 from tests.service.conftest import ApiFactory
@@ -72,7 +72,7 @@ def test_the_root_page_shows_the_latest_jobs_and_data_sets(empty_api: TestClient
         async with Redis.from_url(url, decode_responses=True) as client:
             await DatasetStore(client).add(dataset)
             jobs = JobStore(client, heartbeat_s=60, max_deaths=3)
-            job, _ = await jobs.create(JobSpec(model=model, dataset=dataset.id, settings=SETTINGS, requested={}))
+            job, _ = await jobs.create(FineTuneSpec(model=model, dataset=dataset.id, settings=SETTINGS, requested={}))
             claim = await jobs.claim(job.id, "worker")
             assert claim is not None
             metrics = {"loss": 0.4, "top1": 0.875, "top5": 1.0}

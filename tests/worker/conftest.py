@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from service.domain.catalogue import Catalogue
 from service.domain.dataset import Dataset
-from service.domain.job import Job, JobEvent, JobSpec
+from service.domain.job import FineTuneSpec, Job, JobEvent
 from service.domain.model import Model
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
@@ -52,7 +52,7 @@ class Bench:
     async def job(self, conduct: Conduct = Conduct.TRAINS, *, epochs: int = 2, nproc: int = 1) -> Job:
         """Queue a job that the engine treats so."""
         settings = {"seed": int(conduct), "epochs": epochs, "nproc": nproc}
-        spec = JobSpec(model=self.model.id, dataset=DATASET_ID, settings=settings, requested={})
+        spec = FineTuneSpec(model=self.model.id, dataset=DATASET_ID, settings=settings, requested={})
         job, _ = await self.jobs.create(spec)
         return job
 

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse, Response
 
 from service.api.dependencies import AfterQuery, LimitQuery, ResourcesDep
 from service.api.idempotency import IdempotencyHeader, idempotency_key
+from service.api.job_routes import ACCEPTED_HEADERS, accepted_headers
 from service.api.model_file import model_file
 from service.api.model_intake import take_model_request
 from service.api.problems import problem_of
-from service.api.routes.fine_tunes import ACCEPTED_HEADERS, accepted_headers
 from service.api.schemas.files import file_responses
 from service.api.schemas.models import (
     BatchBody,

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from service.api.schemas.budget import BudgetBody
-from service.domain.job import Job, JobCheckpoint, JobEvent, JobStatus
+from service.api.schemas.jobs import JobResource, common_fields, job_links
+from service.domain.errors import JobNotFoundError
+from service.domain.job import FineTuneSpec, Job, JobCheckpoint, JobKind
 from tleg_core.budget import Objective
 from tleg_core.description import Method
 from tleg_core.fine_tuning import (
@@ -157,23 +159,6 @@ class FineTuneBody(BaseModel):
         return self
 
 
-class FineTuneProgress(BaseModel):
-    """How far the job is."""
-
-    fraction: float = Field(description="Updates done of all, from 0 to 1.", examples=[0.25])
-    epoch: int = Field(description="Epochs done.")
-    epochs: int = Field(description="Epochs in all.")
-    step: int = Field(description="Updates done.")
-    steps: int | None = Field(description="Updates in all; null until the first attempt has started.")
-
-
-class FineTuneError(BaseModel):
-    """Why the job failed."""
-
-    code: str = Field(description="For programs, such as `out_of_memory` or `worker_died`.", examples=["worker_died"])
-    message: str = Field(description="For people.")
-
-
 class FineTuneResult(BaseModel):
     """What came of the job: a model like any other."""
 
@@ -181,84 +166,41 @@ class FineTuneResult(BaseModel):
     links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
 
 
-class FineTuneResource(BaseModel):
+class FineTuneResource(JobResource):
     """A fine-tuning job."""
 
     object: Literal["fine_tune"] = Field("fine_tune", description="Always `fine_tune`.")
     id: str = Field(description="`ft-` and 32 hex digits.", examples=["ft-0123456789abcdef0123456789abcdef"])
-    status: JobStatus = Field(description="queued, running, paused, cancelling, or how it ended: succeeded, failed, cancelled.")
-    attempt: int = Field(description="How often a worker took it; above 1 after a pause, or where a worker ended.")
-    pause_requested: bool = Field(description="Whether it is running and will be paused as soon as its state is saved.")
     model: str = Field(description="The id of the model that training starts from.")
-    dataset: str = Field(description="The id of the data set.")
     settings: dict[str, Any] = Field(
         description="Every setting as it is used, by the names of the request; precision and compile are `auto` until the "
         "first attempt's worker has decided them."
     )
     requested_settings: dict[str, Any] = Field(description="The settings as they were asked for.")
-    progress: FineTuneProgress = Field(description="How far it is.")
-    images_per_s: float | None = Field(description="Training images a second, lately; null while it does not run.")
     metrics: dict[str, float] = Field(
         description="The latest: `train_loss` and `lr` of the training, and `loss`, `top1` and `top5` (fractions) on the "
         "held-out images."
     )
-    created_at: datetime = Field(description="When it was accepted.")
-    started_at: datetime | None = Field(description="When the first attempt began.")
-    finished_at: datetime | None = Field(description="When it ended.")
-    estimated_finish_at: datetime | None = Field(description="When it will end at this rate; null while it does not run.")
-    error: FineTuneError | None = Field(description="Why it failed, if it did.")
     result: FineTuneResult | None = Field(description="The resulting model, once it succeeded.")
     links: dict[str, str] = Field(
         description="Paths on this server: self, events, checkpoints, cancel, pause, resume, model and dataset."
     )
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether it has ended."""
-        return self.status.is_terminal
-
     @classmethod
     def of(cls, job: Job) -> Self:
-        """Describe a job."""
-        settings = job.settings_used or job.spec.settings
-        progress = job.progress
-        running = job.status in (JobStatus.RUNNING, JobStatus.CANCELLING)
-        path = f"/fine-tunes/{job.id}"
+        """Describe a job; raises `JobNotFoundError` where it is no fine-tune."""
+        spec = job.spec
+        if not isinstance(spec, FineTuneSpec):
+            raise JobNotFoundError(job.id, JobKind.FINE_TUNE)
+        settings = job.settings_used or spec.settings
         return cls(
-            id=job.id,
-            status=job.status,
-            attempt=job.attempt,
-            pause_requested=job.pause_requested,
-            model=job.spec.model,
-            dataset=job.spec.dataset,
+            **common_fields(job, epochs=settings["epochs"]),
+            model=spec.model,
             settings=dict(settings),
-            requested_settings=dict(job.spec.requested),
-            progress=FineTuneProgress(
-                fraction=_fraction(job),
-                epoch=progress.epoch,
-                epochs=settings["epochs"],
-                step=progress.step,
-                steps=progress.steps or None,
-            ),
-            images_per_s=progress.images_per_s if running else None,
-            metrics=dict(progress.metrics),
-            created_at=job.created_at,
-            started_at=job.started_at,
-            finished_at=job.finished_at,
-            estimated_finish_at=progress.estimated_finish if running else None,
-            error=None if job.error is None else FineTuneError(code=job.error.code, message=job.error.message),
+            requested_settings=dict(spec.requested),
             result=None if job.result is None else FineTuneResult(model=job.result, links=model_links(job.result)),
-            links={"self": path}
-            | {name: f"{path}/{name}" for name in ("events", "checkpoints", "cancel", "pause", "resume")}
-            | {"model": f"/models/{job.spec.model}", "dataset": f"/datasets/{job.spec.dataset}"},
+            links=job_links(job.id, "checkpoints") | {"model": f"/models/{spec.model}", "dataset": f"/datasets/{spec.dataset}"},
         )
-
-
-def _fraction(job: Job) -> float:
-    if job.status is JobStatus.SUCCEEDED:
-        return 1.0
-    steps = job.progress.steps
-    return min(1.0, job.progress.step / steps) if steps else 0.0
 
 
 def model_links(model_id: str) -> dict[str, str]:
@@ -273,32 +215,6 @@ class FineTuneList(BaseModel):
     object: Literal["list"] = Field("list", description="Always `list`.")
     data: list[FineTuneResource] = Field(description="The jobs, newest first.")
     has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")
-
-
-class EventResource(BaseModel):
-    """Something that happened to a job."""
-
-    seq: int = Field(description="Its number: events of a job are counted from 1 without gaps.")
-    at: datetime = Field(description="When it happened.")
-    kind: str = Field(
-        description="`status` (the job's status changed), `progress` (training), `epoch` (an epoch is done, with the held-out "
-        "metrics), `checkpoint` (there is a model of this epoch), `log` (a message for people).",
-        examples=["status"],
-    )
-    facts: dict[str, Any] = Field(description="What is to be said of it, such as `status`, `step`, `metrics`, `message`.")
-
-    @classmethod
-    def of(cls, event: JobEvent) -> Self:
-        """Describe an event."""
-        return cls(seq=event.seq, at=event.at, kind=event.kind, facts=dict(event.facts))
-
-
-class EventList(BaseModel):
-    """A page of events, oldest first."""
-
-    object: Literal["list"] = Field("list", description="Always `list`.")
-    data: list[EventResource] = Field(description="The events, oldest first.")
-    has_more: bool = Field(description="Whether more are there already; pass the last `seq` as `after`.")
 
 
 class CheckpointResource(BaseModel):

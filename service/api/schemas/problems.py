@@ -56,7 +56,9 @@ class Problem(BaseModel):
         description="budget_infeasible: what the budget set for it, in the limit's unit. dataset_refused, upload_too_large: "
         "the limit that the upload breaks, where it is one.",
     )
-    jobs: list[str] | None = Field(None, description="dataset_in_use: some of the fine-tunes that need it.")
+    jobs: list[str] | None = Field(
+        None, description="dataset_in_use: some of the jobs that need it. learngene_in_training: the job that trains it."
+    )
     required: int | None = Field(None, description="budget_infeasible: what the nearest member has, in the limit's unit.")
     exceeded: dict[str, ExceededLimit] | None = Field(
         None, description="budget_infeasible: every limit that the nearest member breaks; with these relaxed, it fits."

@@ -2,12 +2,13 @@
 -- KEYS      as in job.lua, then: the data set's hash; the idempotency key's string, where there is one
 -- ARGV[4]   the job's id
 -- ARGV[5]   the record, JSON
--- ARGV[6]   the model's id
+-- ARGV[6]   the model's id, or ''
 -- ARGV[7]   the data set's id
 -- ARGV[8]   digest of the request, or '' without an idempotency key
 -- ARGV[9]   seconds for which the idempotency key is kept
+-- ARGV[10]  the name of the learngene that is to be trained, or ''
 -- Returns   {'ok', the job's fields}; {'same', the id of the job that the key made before}; {'reused'} where the key came with
---           another request; {'no_dataset'}.
+--           another request; {'no_dataset'}; {'in_training', the id of the job} that trains a learngene of that name.
 -- Invariant: all of it or nothing; later jobs have later times, even where the clock was set back.
 if redis.call('EXISTS', JOB) == 1 then
   return done() -- the client sent this very call twice: the first answer was lost
@@ -25,6 +26,15 @@ if request ~= '' then
 end
 if redis.call('HEXISTS', dataset, 'record') == 0 then
   return {'no_dataset'}
+end
+local name = ARGV[10]
+if name ~= '' then
+  local training = redis.call('HGET', IN_TRAINING, name)
+  if training then
+    return {'in_training', training}
+  end
+  redis.call('HSET', IN_TRAINING, name, ARGV[4])
+  redis.call('HSET', JOB, 'learngene', name)
 end
 local newest = redis.call('ZREVRANGE', JOBS, 0, 0, 'WITHSCORES')
 local created = NOW

@@ -5,15 +5,17 @@
 -- KEYS[4]   hash        the queue's messages by id, likewise
 -- KEYS[5]   set         the jobs that use the job's data set and have not ended
 -- KEYS[6]   sorted set  all jobs by time of creation
--- KEYS[7…]  sorted set  the jobs of each status, in the order of ARGV[1]
+-- KEYS[7]   hash        names of learngenes in training, each with its job's id
+-- KEYS[8…]  sorted set  the jobs of each status, in the order of ARGV[1]
 -- ARGV[1]   JSON: [[status, [the statuses that may follow]], …], the one table of transitions
 -- ARGV[2]   id of a fresh message, used where the job enters the queue
 -- ARGV[3]   that message
 -- Invariants: a job stands in the set of its status and in no other; it is in the queue's messages while it is queued; its data
--- set counts it until it ends; events are numbered from 1 without gaps; every change of status has its event.
+-- set counts it, and the name of the learngene that it trains is its own, until it ends; events are numbered from 1 without gaps; every change of status has its event.
 local JOB, EVENTS, QUEUE, MESSAGES, DATASET_JOBS, JOBS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local IN_TRAINING = KEYS[7]
 local STATUSES = {}
-local FIRST_OWN_KEY = 7
+local FIRST_OWN_KEY = 8
 for _, row in ipairs(cjson.decode(ARGV[1])) do
   local following, count = {}, 0
   for _, status in ipairs(row[2]) do
@@ -86,6 +88,10 @@ local function move(to, facts)
   end
   if STATUSES[to].terminal then
     redis.call('SREM', DATASET_JOBS, id)
+    local learngene = get('learngene')
+    if learngene and redis.call('HGET', IN_TRAINING, learngene) == id then
+      redis.call('HDEL', IN_TRAINING, learngene)
+    end
     redis.call('HSET', JOB, 'finished_at', text(NOW))
   end
   facts = facts or {}

@@ -56,8 +56,8 @@ class Journal:
         self._before: StepReport | None = None
         self._step_line_s: float | None = None
         self._plot_s = time.monotonic()
-        self._drawn = not plots  # nothing to draw yet, or never
         self._plots = plots
+        self._undrawn = False  # something is noted that the curves do not show
         self._failed: set[str] = set()
         self._mend()
 
@@ -67,7 +67,7 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
-        if not self._drawn:
+        if self._plots and self._undrawn:
             self._draw()
 
     def stepped(self, report: StepReport) -> None:
@@ -117,7 +117,7 @@ class Journal:
         held_out = {f"held_out/{name}": value for name, value in report.metrics.items() if name != "images"}
         epoch = {"epoch/train_loss": report.train_loss, "epoch/train_top1": report.train_top1}
         self._log(self._curves, report.step, epoch | held_out)
-        self._drawn = not self._plots
+        self._undrawn = True
         if self._plots and time.monotonic() - self._plot_s >= _PLOTS_S:
             self._draw()
 
@@ -134,7 +134,7 @@ class Journal:
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in entry.data_set)
         events = self._depths.setdefault(name, EventFile(self._path.parent / FOLDER_NAME / f"by-depth-{name}"))
         self._log(events, entry.depth, {"held_out/top1_by_depth": entry.top1})
-        self._drawn = not self._plots
+        self._undrawn = True
 
     def note(self, message: str) -> None:
         """Write a line with the message."""
@@ -159,15 +159,17 @@ class Journal:
 
     def _draw(self) -> None:
         """Draw the curves beside the journal."""
-        from tleg_core.plots.run_plot import plot_runs  # noqa: PLC0415 (matplotlib takes seconds to load)
-        from tleg_core.training.run_record import read_run  # noqa: PLC0415 (reads what this writes)
 
         def draw() -> None:
+            from tleg_core.plots.run_plot import plot_runs  # noqa: PLC0415 (matplotlib takes seconds to load)
+            from tleg_core.training.run_record import read_run  # noqa: PLC0415 (it reads what this writes)
+
+            run = read_run(self._path)
             for suffix in (".png", ".svg"):
-                plot_runs([read_run(self._path)], self._path.with_name("curves").with_suffix(suffix))
+                plot_runs([run], self._path.with_name(f"curves{suffix}"))
 
         self._try("the curves", draw)
-        self._drawn, self._plot_s = True, time.monotonic()
+        self._undrawn, self._plot_s = False, time.monotonic()
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
         """Do what a run can do without; the first failure is noted, and it is not tried again."""
@@ -176,11 +178,13 @@ class Journal:
         try:
             action()
         except ModuleNotFoundError as error:
-            self._failed.add(what)
-            self.note(f"{what} are not written: {error.name} is not installed")
-        except OSError as error:
-            self._failed.add(what)
-            self.note(f"{what} are not written: {error.strerror or error}")
+            reason = f"{error.name} is not installed"
+        except Exception as error:  # whatever it is, no run may end for it
+            reason = str(error)
+        else:
+            return
+        self._failed.add(what)
+        self.note(f"{what} are not written: {reason}")
 
 
 def _rounded(rate: float | None) -> float | None:

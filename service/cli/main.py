@@ -10,7 +10,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import datasets, demo, evaluate, fine_tunes, local, models, serve, train, training, worker
+from service.cli import (
+    ancestry,
+    compare,
+    datasets,
+    demo,
+    evaluate,
+    fine_tunes,
+    local,
+    models,
+    plot,
+    serve,
+    train,
+    training,
+    worker,
+)
 from service.cli.console import err, printable
 from tleg_core import __version__
 from tleg_core.errors import TlegError
@@ -52,7 +66,9 @@ app.command(rich_help_panel=_FILES)(local.inspect)
 app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
 app.command(rich_help_panel=_TRAINING)(train.train)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
-app.add_typer(training.ancestry_app, name="ancestry", rich_help_panel=_TRAINING)
+app.command(rich_help_panel=_TRAINING)(compare.compare)
+app.command(rich_help_panel=_TRAINING)(plot.plot)
+app.add_typer(ancestry.app, name="ancestry", rich_help_panel=_TRAINING)
 
 
 def _unwind(number: int, _: FrameType | None) -> NoReturn:

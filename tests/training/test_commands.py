@@ -14,7 +14,7 @@ from click.testing import Result
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from service.cli import evaluate, train, training
+from service.cli import ancestry, evaluate, train, training
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
@@ -23,7 +23,7 @@ app = typer.Typer()
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("import")(training.import_checkpoint)
-app.add_typer(training.ancestry_app, name="ancestry")
+app.add_typer(ancestry.app, name="ancestry")
 
 
 def invoke(*words: object) -> Result:

@@ -15,7 +15,7 @@ from torch import nn
 from tleg_core.description import Description, Method, Provenance
 from tleg_core.family import Family
 from tleg_core.learngene import Learngene, learngene_shapes
-from tleg_core.schedule import Polynomial, Schedule, Stagewise
+from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
 LearngeneFactory = Callable[..., Learngene]
@@ -25,6 +25,7 @@ PROVENANCE = Provenance(data_set="none", ancestry="none", command="pytest", vers
 METHOD_SCHEDULES: dict[Method, Schedule] = {
     Method.TLEG: Polynomial(num_components=2),
     Method.POLYNOMIAL: Polynomial(num_components=3),
+    Method.SPLINE: Spline(num_components=3),
     Method.STAGEWISE: Stagewise(),
 }
 

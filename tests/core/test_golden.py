@@ -23,6 +23,7 @@ DEPTH = 7
 LEARNGENES: dict[str, str] = {
     "tleg": "caad2abb8cffab8d5825b791a5e29d806ba8d6b8e8125e325db41f87aa8218c5",
     "polynomial": "b6092fc79e32a7bb24bf25a48674454e83e5c4891e2acd6a69ce93c38c29ed3a",
+    "spline": "a9bb5d084ebfc1a8225501c2619880f8adf0398310ec235758002d4eb41b9046",
     "stagewise": "1658e1e25e9437194111cd4fece7e9aa7e7c4781e6861cf5045d13b159cf92fa",
 }
 
@@ -146,6 +147,66 @@ DESCENDANTS: dict[str, tuple[str, str]] = {
     "polynomial-bfloat16-resampled": (
         "m-f5654bbd45a4d6e692cbc2429d85ca74",
         "6f732bfb965272392c32d14ff2ae5eed99b8a972f931b0b0451d94f82ce28f25",
+    ),
+    "spline-float32-inherit": (
+        "m-f2453a738e4cffcfc72066b1a018f5f7",
+        "dc0980cacb7c13b9959a88dade62eac8f18e7abb372826519a2d054552ed45ff",
+    ),
+    "spline-float32-zero": (
+        "m-3ef9c679e950e804aec60b752b4fc562",
+        "9429405ee57d867d1cbde6f424676ae467d0b40577d105ffe837767403487a21",
+    ),
+    "spline-float32-random": (
+        "m-dc0506150b0a073f6739f4c9204b9a3d",
+        "b35b1bb910604ee4efa43f57b27f3ebb5047e5c082b41e39ef99c8ce7071ba85",
+    ),
+    "spline-float32-none": (
+        "m-ebb2700ca00c7052308ab272beab551d",
+        "ba652737833d28b2b2329e8c2f19e56a7c9c82aed2a76e9946a7d81d7afdb90d",
+    ),
+    "spline-float32-resampled": (
+        "m-dd80e19eb228a2b1a7ebded5957524a5",
+        "91b1c5bdb52309d9475aef9e80d552f6bb968e8cf88223146bb6097a13c499f7",
+    ),
+    "spline-float16-inherit": (
+        "m-20056db9469c0b48322afad6fb9b9c95",
+        "0987309835206198c4f6b2ef42d2b6b6bf2778b1d1d49fa524af515658437aae",
+    ),
+    "spline-float16-zero": (
+        "m-22bd22d1e8a8564ce92efe449bb98620",
+        "51dd480b42a136c97b0ca9e641dd6b54367b3dc256ca5b9ba078c3fd655a16fa",
+    ),
+    "spline-float16-random": (
+        "m-5471111aca376855ead32c8a53f48632",
+        "1badf6525e3390ba0b516a31f3f4b3391bd9bbb88bdb151bf9179405236f2d5e",
+    ),
+    "spline-float16-none": (
+        "m-e3b9423046504c4a1c938b567271862f",
+        "825173bdbf81fb3d599d141a39fe5d019801e17c197e2c254846f2b757f0ce26",
+    ),
+    "spline-float16-resampled": (
+        "m-826674d6b813ca15e82a9c2677e4bb17",
+        "20914288c4959c81e5910a066d3f0ff45330571a52506e08a8ecae2afed73efc",
+    ),
+    "spline-bfloat16-inherit": (
+        "m-1fe8b10ab7bcc02c75d3efbc24b37cc5",
+        "dda17fde4f789a53d3df32a54c1817a1cecaaeec4de4631e44fbe401f4c14e58",
+    ),
+    "spline-bfloat16-zero": (
+        "m-de14fac781c753b6e3e8bdcba0146449",
+        "efdae944fe833a54a82778cccd706307c44f4eba44b7d4dd619dad35ab0ab92f",
+    ),
+    "spline-bfloat16-random": (
+        "m-fde8aacd9f80469ede8fa8366e6e148a",
+        "f46b3a35bbed2c222c161e873e2772fe08ea1ce88765b907d7106444d4a3cf6b",
+    ),
+    "spline-bfloat16-none": (
+        "m-07d77b6725cc7f81d068d1d65898eec2",
+        "fc235973c8b6ce160d8da6ebd27959c0cc09c5ac85ead0d5d930d46106254142",
+    ),
+    "spline-bfloat16-resampled": (
+        "m-13874700354b76f1a0d55fc59b901863",
+        "30e4c815bee64983075eea010bcfd00f6d512c7560a634e73ba4dd45a49b18f6",
     ),
     "stagewise-float32-inherit": (
         "m-c13bc195cec51c55587ce16c45047599",

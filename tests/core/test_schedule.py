@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tleg_core.errors import ConfigError
-from tleg_core.schedule import MAX_COMPONENTS, Polynomial, Schedule, Stagewise, schedule_from_json
+from tleg_core.schedule import MAX_COMPONENTS, Polynomial, Schedule, Spline, Stagewise, schedule_from_json
 
 DEPTHS = [*range(1, 25), 48, 97, 1000]
 
@@ -18,6 +18,9 @@ SCHEDULES: list[Schedule] = [
     Polynomial(),
     Polynomial(num_components=1),
     Polynomial(num_components=5),
+    Polynomial(num_components=3, endpoint=True),
+    Spline(num_components=2),
+    Spline(num_components=5),
     Stagewise(),
     Stagewise(stages=(1,)),
 ]
@@ -52,6 +55,38 @@ def test_every_coefficient_is_a_float32(depth: int, schedule: Schedule) -> None:
     for row in rows:
         assert len(row) == schedule.num_components
         assert all(type(number) is float and float(np.float32(number)) == number for number in row)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_with_the_endpoint_the_last_layer_stands_at_one(depth: int) -> None:
+    """t = i / (L - 1): from 0 to 1 at every depth, and 0 for a single layer."""
+    rows = Polynomial(num_components=3, endpoint=True).coefficients(depth)
+    assert rows[0] == (1.0, 0.0, 0.0)
+    if depth > 1:
+        assert rows[-1] == (1.0, 1.0, 1.0)
+        assert [row[1] for row in rows] == [float(np.float32(layer / (depth - 1))) for layer in range(depth)]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_a_splines_rows_interpolate_between_neighbouring_knots(depth: int, count: int) -> None:
+    """At most two entries, side by side, that give a straight line its own value: layer i stands at i / (L - 1)."""
+    rows = Spline(num_components=count).coefficients(depth)
+    assert rows[0] == (1.0,) + (0.0,) * (count - 1)
+    for layer, row in enumerate(rows):
+        used = [k for k, coefficient in enumerate(row) if coefficient]
+        assert len(used) <= 2
+        assert used[-1] - used[0] <= 1
+        place = sum(Fraction(coefficient) * Fraction(k, count - 1) for k, coefficient in enumerate(row))
+        assert abs(place - Fraction(layer, max(depth - 1, 1))) < Fraction(1, 2**22)
+        assert abs(sum(map(Fraction, row)) - 1) < Fraction(1, 2**23)
+
+
+@given(depth=st.integers(5, 200), schedule=st.sampled_from(SCHEDULES))
+def test_the_unit_combines_to_one_in_every_layer(depth: int, schedule: Schedule) -> None:
+    """So a norm's weight that starts there is one in each layer."""
+    for row in schedule.coefficients(depth):
+        assert abs(sum(c * u for c, u in zip(row, schedule.unit, strict=True)) - 1.0) < 1e-6
 
 
 def stages_of(depth: int, schedule: Stagewise | None = None) -> list[int]:
@@ -113,6 +148,12 @@ def test_a_schedule_survives_json(schedule: Schedule) -> None:
         {"kind": "polynomial", "num_components": 0},
         {"kind": "polynomial", "num_components": MAX_COMPONENTS + 1},
         {"kind": "polynomial", "num_components": 2, "stages": [1]},
+        {"kind": "polynomial", "num_components": 2, "endpoint": False},
+        {"kind": "polynomial", "num_components": 2, "endpoint": 1},
+        {"kind": "polynomial", "num_components": True, "endpoint": True},
+        {"kind": "spline", "num_components": 1},
+        {"kind": "spline", "num_components": True},
+        {"kind": "spline", "num_components": 3, "endpoint": True},
         {"kind": "stagewise", "stages": []},
         {"kind": "stagewise", "stages": [0]},
         {"kind": "stagewise", "stages": [3, -1]},

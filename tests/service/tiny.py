@@ -10,7 +10,7 @@ import numpy as np
 
 from tleg_core.description import Description, Measurement, Method, Provenance
 from tleg_core.learngene import Learngene, learngene_shapes
-from tleg_core.schedule import Polynomial, Schedule, Stagewise
+from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig
 
 PROVENANCE = Provenance(data_set="shapes", ancestry="none", command="pytest", version="0", licence="Apache-2.0")
@@ -19,6 +19,7 @@ CLASS_NAMES = tuple(f"class {index}" for index in range(10))
 SCHEDULES: dict[Method, Schedule] = {
     Method.TLEG: Polynomial(num_components=2),
     Method.POLYNOMIAL: Polynomial(num_components=3),
+    Method.SPLINE: Spline(num_components=3),
     Method.STAGEWISE: Stagewise(),
 }
 

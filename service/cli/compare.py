@@ -1,0 +1,172 @@
+"""`tleg compare`: initialisations against each other, at equal data, steps and seeds, as a table, a report and plots."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from service.cli.console import compact, err, out, print_facts, print_table
+from service.cli.training_options import DeviceOption, command_line, resolve_device
+from tleg_core.comparison.config import ComparisonConfig
+from tleg_core.comparison.image_store import ImageStore
+from tleg_core.comparison.plan import Plan, make_plan
+from tleg_core.comparison.results import RESULTS_NAME, Result, Results
+from tleg_core.comparison.unit import Unit, UnitKind
+from tleg_core.errors import ConfigError
+
+_SHIPPED = Path(__file__).parents[2] / "tleg_core" / "comparisons"
+
+
+def compare(
+    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a comparison that ships with tleg.")],
+    *,
+    folder: Annotated[Path, typer.Option("--out", help="The folder of results, trained files, tables and plots.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each; on a GPU there is one.")] = 2,
+    seeds: Annotated[str | None, typer.Option(help="Seeds such as 0,1,2, instead of the file's.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only these rows, such as scratch,tleg-elastic.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing: report what is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: list the units and what they cost.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Compare initialisations; the same command goes on where a stopped one was."""
+    text = _config_text(config)
+    chosen = ComparisonConfig.from_toml(text).with_choice(seeds=_whole_numbers(seeds), rows=_names(only))
+    folder.mkdir(parents=True, exist_ok=True)
+    store = ImageStore(folder / "data")
+    sources = (chosen.data, *chosen.transfer)
+    parts = {source.name: store.add(source, chosen.base.network.img_size) for source in sources}
+    ancestry = None if chosen.ancestry.model is None else Path(chosen.ancestry.model)
+    plan = make_plan(chosen, parts, None if ancestry is None else _file_digest(ancestry))
+    results = Results(folder / RESULTS_NAME)
+    if dry_run:
+        _show(plan, results)
+        return
+    if not report_only:
+        from tleg_core.comparison.runs import run_plan
+
+        resolve_device(device)
+        with _locked(folder), _Bar(plan, results) as bar:
+            (folder / "config.toml").write_text(text)
+            count = workers if device == "cpu" else 1
+            run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
+    from tleg_core.comparison.report import write_report
+
+    for path in write_report(chosen, parts, plan, results, folder, command=command_line()):
+        out.print(str(path))
+
+
+def _config_text(name: str) -> str:
+    path = Path(name)
+    if not path.suffix and (_SHIPPED / f"{name}.toml").is_file():
+        path = _SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.toml")))
+        raise ConfigError("config", f"there is no file {name}; shipped are {shipped}")
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", f"{name} is no text") from error
+
+
+def _whole_numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError("seeds", f"must be like 0,1,2, not {text!r}") from None
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(","))
+
+
+def _file_digest(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError("ancestry.model", f"there is no file {path}")
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _show(plan: Plan, results: Results) -> None:
+    """Print the units, and what they cost in all."""
+    rows = [
+        (unit.label, str(unit.kind), f"{unit.images:,}", compact(unit.flops), "done" if name in results else "")
+        for name, unit in plan.units.items()
+    ]
+    print_table(("unit", "kind", "images", "FLOPs", ""), rows)
+    kinds = {kind: [unit for unit in plan.units.values() if unit.kind is kind] for kind in UnitKind}
+    print_facts(
+        (
+            f"{kind} units",
+            f"{len(units)}, {sum(unit.images for unit in units):,} images, {sum(u.flops for u in units):.3g} FLOPs",
+        )
+        for kind, units in kinds.items()
+        if units
+    )
+    left = [unit for name, unit in plan.units.items() if name not in results]
+    print_facts(
+        [
+            ("in all", f"{len(plan.units)} units, {plan.images:,} training images, {plan.flops:.3g} FLOPs"),
+            ("left", f"{len(left)} units, {sum(u.images for u in left):,} images, {sum(u.flops for u in left):.3g} FLOPs"),
+        ]
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for the block; raises `ConfigError` where another comparison does."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError("out", f"another `tleg compare` is at work in {folder}") from None
+        yield
+
+
+class _Bar:
+    """Shows how far the runs are: a bar where there is a terminal, else a line a unit. The time left follows from the FLOPs."""
+
+    def __init__(self, plan: Plan, results: Results) -> None:
+        self._units = len(plan.units)
+        done = results.done(plan.units)
+        self._count = len(done)
+        self._left = sum(unit.flops for name, unit in plan.units.items() if name not in done)
+        self._flops = 0
+        self._start_s = time.monotonic()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+        )
+        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
+        self._task: TaskID = self._progress.add_task("comparing", total=max(self._left, 1), eta="")
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def started(self, unit: Unit) -> None:
+        """Name the unit."""
+        self._progress.update(self._task, description=f"{self._count}/{self._units} {unit.label}")
+
+    def done(self, unit: Unit, result: Result) -> None:
+        """Move on."""
+        self._count += 1
+        self._flops += unit.flops
+        elapsed_s = time.monotonic() - self._start_s
+        left_s = elapsed_s * (self._left - self._flops) / self._flops if self._flops else None
+        eta = "" if left_s is None else f"{left_s // 3600:.0f}:{left_s % 3600 // 60:02.0f}:{left_s % 60:02.0f} left"
+        self._progress.update(self._task, completed=self._flops, eta=eta)
+        if not err.is_terminal:
+            top1 = f", top-1 {result['top1']:.2%}" if "top1" in result else ""
+            err.print(f"{self._count}/{self._units} {unit.label}{top1}, {result['seconds']} s; {eta}", soft_wrap=True)

@@ -1,0 +1,306 @@
+"""What a unit does: trains, measures, and leaves its file and its numbers. One process does one unit after the other.
+
+Learngenes and networks are kept as `artefacts/<unit>.safetensors`; while they train, their checkpoint lies in `work/<unit>`, so
+that a killed comparison goes on within them. Fine-tunes are short and begin again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tleg_core import __version__
+from tleg_core.comparison.config import Method
+from tleg_core.comparison.image_store import ImageStore, held_back
+from tleg_core.comparison.results import Result
+from tleg_core.comparison.unit import Unit, UnitKind
+from tleg_core.description import Preprocessing, Provenance
+from tleg_core.images import ImageSet
+from tleg_core.learngene import Array, Learngene
+from tleg_core.learngene_config import Distillation, LearngeneConfig, read_section
+from tleg_core.methods import learngene as descendants
+from tleg_core.methods import mimetic, scratch, truncation, weight_selection
+from tleg_core.training.ancestry import AncestryModel
+from tleg_core.training.batches import Batch, Batches
+from tleg_core.training.checkpoint import Checkpoint, read_tensors
+from tleg_core.training.distillation import distillation_loss
+from tleg_core.training.errors import TrainingDivergedError
+from tleg_core.training.evaluate import measure_top1
+from tleg_core.training.keeper import CHECKPOINT_NAME, FolderKeeper
+from tleg_core.training.learngene_run import learngene_of, learngene_trainer
+from tleg_core.training.loop import Outcome, Trainer, Wish
+from tleg_core.training.network import Network, with_head, write_weights
+from tleg_core.training.observer import EpochReport, Silent
+from tleg_core.training.preprocessing import prepare
+from tleg_core.training.teacher import AncestryTeacher, Teacher
+from tleg_core.training_config import Augmentation, Precision, TrainingConfig
+from tleg_core.training_description import describe_learngene, summary
+from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
+
+_PREPROCESSING = Preprocessing()
+
+
+class Bench:
+    """Where units are done.
+
+    Args:
+        folder: The comparison's folder.
+        device: Where it computes.
+        ancestry: The ancestry model's file, or None.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, ancestry: Path | None) -> None:
+        self._folder, self._device, self._ancestry = folder, device, ancestry
+        self._images = lru_cache(maxsize=8)(ImageStore(folder / "data").read)
+        for name in ("artefacts", "work"):
+            (folder / name).mkdir(exist_ok=True)
+
+    def run(self, unit: Unit, needed: Sequence[Result]) -> Result:
+        """Do a unit and return its result.
+
+        Args:
+            unit: What is to be done.
+            needed: The results of the units that it needs, in its order.
+
+        Raises:
+            TlegError: It cannot be done.
+        """
+        started_s = time.monotonic()
+        found = self._work_of(unit)(unit, needed)
+        return {
+            "unit": unit.id,
+            "kind": unit.kind.value,
+            "label": unit.label,
+            **found,
+            "images": unit.images,
+            "flops": unit.flops,
+            "seconds": round(time.monotonic() - started_s, 2),
+        }
+
+    def _work_of(self, unit: Unit) -> Callable[[Unit, Sequence[Result]], dict[str, Any]]:
+        return {
+            UnitKind.LEARNGENE: self._learngene,
+            UnitKind.NETWORK: self._network,
+            UnitKind.MEASURE: self._measure,
+            UnitKind.TUNING: self._tuning,
+            UnitKind.FINE_TUNE: self._fine_tune,
+        }[unit.kind]
+
+    def _artefact(self, unit_id: str) -> Path:
+        return self._folder / "artefacts" / f"{unit_id}.safetensors"
+
+    def _teacher(self) -> Teacher | None:
+        return None if self._ancestry is None else AncestryTeacher(AncestryModel.open(self._ancestry), self._device)
+
+    def _learngene(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Train a learngene."""
+        config = LearngeneConfig.from_json(unit.settings["config"])
+        data, teacher = self._images(unit.settings["train"]), self._teacher()
+        provenance = Provenance(
+            data_set=f"{data.name} ({len(data):,} images)",
+            ancestry="none: trained on labels" if teacher is None else teacher.describe(),
+            command=f"tleg compare, unit {unit.id} ({unit.label})",
+            version=__version__,
+            licence="as the data set's",
+            notes=summary(config),
+        )
+        description = describe_learngene(f"learngene-{unit.id}", config, provenance, data.class_names, _PREPROCESSING)
+        trainer = learngene_trainer(
+            config,
+            Batches.of_image_set(data, config.training, self._device),
+            teacher,
+            num_classes=data.num_classes,
+            preprocessing=_PREPROCESSING,
+            keeper=self._keeper(unit, config.training),
+            observer=(curve := _Curve()),
+            device=self._device,
+            wish=_go_on,
+        )
+        learngene = learngene_of(self._completed(unit, trainer), description)
+        learngene.write(self._artefact(unit.id))
+        return {"train_losses": curve.losses, "params": learngene.num_params, "digest": learngene.digest}
+
+    def _network(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Train a network with weights of its own by the loss that learngenes are trained by."""
+        settings = unit.settings
+        training = _training(settings["training"])
+        distillation = read_section(Distillation, "distillation", settings["distillation"])
+        data, teacher = self._images(settings["train"]), self._teacher()
+        vit = VitConfig.from_json(settings["network"])
+        network = _timm(vit, settings["depth"])
+        model = network.build(drop_path=training.drop_path, seed=training.seed).to(self._device)
+
+        def objective(batch: Batch) -> Outcome:
+            logits = model(prepare(batch.images, vit.img_size, _PREPROCESSING))
+            taught = None if teacher is None else teacher.logits(batch)
+            return Outcome(loss=distillation_loss(logits, taught, batch.targets, distillation), logits=logits)
+
+        trainer = Trainer(
+            model,
+            objective,
+            Batches.of_image_set(data, training, self._device),
+            training,
+            identity={"unit": unit.id},
+            keeper=self._keeper(unit, training),
+            observer=(curve := _Curve()),
+            device=self._device,
+            wish=_go_on,
+        )
+        trained = self._completed(unit, trainer)
+        path = self._artefact(unit.id)
+        unfinished = path.with_suffix(".part")
+        write_weights(trained, unfinished)
+        unfinished.replace(path)
+        return {"train_losses": curve.losses}
+
+    def _measure(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Measure an initialisation as it is."""
+        start = unit.settings["start"]
+        vit = VitConfig.from_json(start["network"])
+        model = self._load(vit, start["depth"], self._weights(start, unit.needs))
+        return {"top1": self._top1(model, vit, self._images(unit.settings["test"]), Precision.FLOAT32)}
+
+    def _tuning(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Fine-tune on most of the training images and measure on those held back."""
+        train, test = held_back(self._images(unit.settings["train"]), unit.settings["validation"])
+        training = _training(unit.settings["training"])
+        return self._fine_tuned(unit, train, test, training)
+
+    def _fine_tune(self, unit: Unit, needed: Sequence[Result]) -> dict[str, Any]:
+        """Fine-tune at the learning rate that was best on held-back images, and measure on test images."""
+        tried = [result for result in needed if result["kind"] == UnitKind.TUNING]
+        lr = max(tried, key=lambda result: (result["top1"], -result["lr"]))["lr"] if tried else unit.settings["lrs"][0]
+        training = _training(unit.settings["training"] | {"lr": lr})
+        train, test = self._images(unit.settings["train"]), self._images(unit.settings["test"])
+        return self._fine_tuned(unit, train, test, training)
+
+    def _fine_tuned(self, unit: Unit, train: ImageSet, test: ImageSet, training: TrainingConfig) -> dict[str, Any]:
+        settings = unit.settings
+        start = settings["start"]
+        vit = VitConfig.from_json(start["network"]).with_changes(num_classes=settings["classes"])
+        weights = {name: torch.from_numpy(array.copy()) for name, array in self._weights(start, unit.needs).items()}
+        headed = with_head(weights, settings["classes"], keep=settings["keeps_head"])
+        model = self._load(vit, start["depth"], {name: tensor.numpy() for name, tensor in headed.items()})
+
+        def objective(batch: Batch) -> Outcome:
+            logits = model(prepare(batch.images, vit.img_size, _PREPROCESSING))
+            return Outcome(loss=nn.functional.cross_entropy(logits.float(), batch.targets), logits=logits)
+
+        trainer = Trainer(
+            model,
+            objective,
+            Batches.of_image_set(train, training, self._device),
+            training,
+            identity={},
+            keeper=_NoKeeper(),
+            observer=(curve := _Curve()),
+            device=self._device,
+            measure=lambda trained: {"top1": self._top1(trained, vit, test, training.precision)},
+            wish=_go_on,
+        )
+        found: dict[str, Any] = {"lr": training.lr, "curve": curve.top1, "train_losses": curve.losses}
+        try:
+            trainer.run()
+        except TrainingDivergedError as error:
+            found["diverged"] = str(error)
+            curve.top1 += [0.0] * (training.epochs - len(curve.top1))
+        return found | {"top1": curve.top1[-1]}
+
+    def _weights(self, start: Mapping[str, Any], needs: Sequence[str]) -> Mapping[str, Array]:
+        """Return an initialisation's weights, of the classes of the data that all was trained on."""
+        vit, depth = VitConfig.from_json(start["network"]), start["depth"]
+        match Method(start["method"]):
+            case Method.SCRATCH:
+                return scratch.initialise(vit, depth, seed=start["seed"])
+            case Method.MIMETIC:
+                fresh = scratch.initialise(vit, depth, seed=start["seed"])
+                return mimetic.initialise(fresh, vit, depth, seed=start["seed"])
+            case Method.LEARNGENE:
+                return descendants.initialise(Learngene.open(self._artefact(needs[0])), depth)
+            case Method.WEIGHT_SELECTION:
+                source = VitConfig.from_json(start["source"])
+                return weight_selection.initialise(_arrays(self._artefact(needs[0])), source, vit, depth)
+            case Method.TRUNCATED | Method.ALONE:
+                return truncation.initialise(_arrays(self._artefact(needs[0])), vit, depth)
+
+    def _load(self, vit: VitConfig, depth: int, weights: Mapping[str, Array]) -> nn.Module:
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        return _timm(vit, depth).load(tensors, drop_path=0.0, device=self._device)
+
+    def _top1(self, model: nn.Module, vit: VitConfig, data: ImageSet, precision: Precision) -> float:
+        model.eval()
+        return measure_top1(
+            lambda images: model(prepare(images, vit.img_size, _PREPROCESSING)),
+            data,
+            device=self._device,
+            autocast=precision is not Precision.FLOAT32,
+        ).fraction
+
+    def _keeper(self, unit: Unit, training: TrainingConfig) -> FolderKeeper:
+        return FolderKeeper(self._folder / "work" / unit.id, training.checkpoint_every_steps)
+
+    def _completed(self, unit: Unit, trainer: Trainer[Any]) -> Any:
+        """Return what a run trains, going on from its checkpoint if there is one, and clear its folder away."""
+        folder = self._folder / "work" / unit.id
+        if (folder / CHECKPOINT_NAME).exists():
+            trainer.load()
+        trained = trainer.run().eval()
+        shutil.rmtree(folder, ignore_errors=True)
+        return trained
+
+
+class _Curve(Silent):
+    """An observer that keeps what an epoch gave."""
+
+    def __init__(self) -> None:
+        self.top1: list[float] = []
+        self.losses: list[float] = []
+
+    def epoch_done(self, report: EpochReport) -> None:
+        """Keep loss and accuracy."""
+        self.losses.append(round(report.train_loss, 6))
+        if "top1" in report.metrics:
+            self.top1.append(report.metrics["top1"])
+
+
+class _NoKeeper:
+    """Keeps nothing: what is short begins again."""
+
+    def due(self, step: int, *, ends_epoch: bool) -> bool:  # noqa: ARG002 (the port's names)
+        """Return that it never is."""
+        return False
+
+    def keep(self, checkpoint: Checkpoint, step: int) -> None:
+        """Do nothing; it is not asked."""
+
+    def read(self) -> Checkpoint:
+        """Raise, for there is none."""
+        raise FileNotFoundError
+
+
+def _go_on() -> Wish:
+    return Wish.GO_ON
+
+
+def _timm(vit: VitConfig, depth: int) -> Network:
+    return Network(architecture=timm_architecture(vit), model_args=timm_model_args(vit, depth), num_classes=vit.num_classes)
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    tensors, _ = read_tensors(path)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _training(settings: Mapping[str, Any]) -> TrainingConfig:
+    """Return a run's settings from those that decide its result."""
+    rest = dict(settings)
+    augmentation = read_section(Augmentation, "augmentation", rest.pop("augmentation"))
+    return read_section(TrainingConfig, "training", rest, augmentation=augmentation)

@@ -1,0 +1,340 @@
+"""The report of a comparison: one table (Markdown and CSV), a text with a verdict on each claim, and plots.
+
+It can be written at any time; what is not done yet is left out, and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tleg_core import __version__
+from tleg_core.atomic_file import atomic_file
+from tleg_core.comparison.claims import Claim, claims_of, lengths_of
+from tleg_core.comparison.config import CHEAP, ComparisonConfig, DataSource, Method, Row
+from tleg_core.comparison.image_store import Parts
+from tleg_core.comparison.plan import Plan, depths_of_row
+from tleg_core.comparison.plots import write_plots
+from tleg_core.comparison.results import Results
+from tleg_core.comparison.scores import Key, Scores
+from tleg_core.comparison.statistics import Estimate, paired_difference
+from tleg_core.learngene_config import DepthRule, LearngeneConfig
+
+_DASH = "-"
+
+
+def write_report(
+    config: ComparisonConfig,
+    parts: Mapping[str, Parts],
+    plan: Plan,
+    results: Results,
+    folder: Path,
+    *,
+    command: str,
+) -> list[Path]:
+    """Write `table.md`, `table.csv`, `differences.csv`, `report.md` and the plots, and return their paths.
+
+    Args:
+        config: What was compared.
+        parts: The data sets by name.
+        plan: The cells.
+        results: What is done.
+        folder: Where to write.
+        command: The command line, for the report.
+    """
+    scores = Scores(plan, results)
+    vit = config.base.network.vit(parts[config.data.name].train.classes)
+    texts = {
+        "table.csv": _table_csv(scores),
+        "differences.csv": _differences_csv(config, scores),
+        "table.md": "\n".join(_table(config, scores)) + "\n",
+        "report.md": "\n".join(_report(config, parts, plan, scores, claims_of(config, plan, scores, vit), command=command))
+        + "\n",
+    }
+    written = []
+    for name, text in texts.items():
+        with atomic_file(folder / name) as file:
+            file.write(text.encode())
+        written.append(folder / name)
+    return written + write_plots(config, plan, scores, folder / "plots")
+
+
+def _report(
+    config: ComparisonConfig,
+    parts: Mapping[str, Parts],
+    plan: Plan,
+    scores: Scores,
+    claims: Sequence[Claim],
+    *,
+    command: str,
+) -> list[str]:
+    lines = [f"# {config.name}: initialisations compared", "", f"    {command}", ""]
+    if scores.done < scores.total:
+        lines += [f"**Not finished: {scores.done} of {scores.total} units are done; the numbers are of these.**", ""]
+    lines += _setting(config, parts, plan)
+    lines += ["", "## Claims", "", "| claim | row | verdict | numbers |", "|---|---|---|---|"]
+    lines += [f"| {claim.text} | {claim.row} | **{claim.verdict}** | {claim.details} |" for claim in claims]
+    lines += [
+        "",
+        "## Accuracy",
+        "",
+        "Top-1 on the test images in %, mean over seeds ± half the 95 % interval (Student's t).",
+        "",
+    ]
+    lines += _table(config, scores)
+    lines += ["", "## Cost", "", *_costs(config, plan, scores)]
+    lines += _targets(config, scores)
+    lines += ["", "## Differences to the cheap initialisations", ""]
+    lines += [
+        "In points, paired by seed, ± half the 95 % interval of the difference; then by the rows' own intervals: ahead or "
+        "behind where they do not overlap, else undecided.",
+        "",
+    ]
+    lines += _differences(config, scores)
+    lines += _rates(config, scores)
+    lines += ["", "## Plots", ""]
+    lines += [f"![{name}](plots/{name}.png)" for name in sorted(file.stem for file in _plots_named(config))]
+    return lines
+
+
+def _plots_named(config: ComparisonConfig) -> Iterable[Path]:
+    names = [f"accuracy-{source.name}" for source in (config.data, *config.transfer)]
+    names += [f"curves-{source.name}" for source in (config.data, *config.transfer)] + ["cost"]
+    return [Path(name) for name in names]
+
+
+def _setting(config: ComparisonConfig, parts: Mapping[str, Parts], plan: Plan) -> list[str]:
+    vit = config.base.network.vit(parts[config.data.name].train.classes)
+    training, tuned, seeds = config.base.training, config.fine_tuning, list(config.seeds)
+    pretrained = "all of them" if config.pretraining_seeds == config.seeds else f"{list(config.pretraining_seeds)} in turn"
+    schedules = "each with a cosine of its own" if tuned.own_schedules else "shorter ones read off the longest one's curve"
+    sets = [
+        f"{source.name} ({parts[source.name].train.images:,} training and {parts[source.name].test.images:,} test images, "
+        f"{parts[source.name].train.classes} classes)"
+        for source in (config.data, *config.transfer)
+    ]
+    return [
+        f"- Network: width {vit.embed_dim}, {vit.num_heads} heads, {vit.img_size} px, patch {vit.patch_size}, no class token; "
+        f"depths {', '.join(map(str, config.depths))}.",
+        f"- Data: {config.data.name} to train on; {'; '.join(sets)}.",
+        f"- Seeds of initialisation, order and augmentation: {seeds}; of learngenes and networks: {pretrained}.",
+        f"- Learngenes and networks: {training.epochs} epochs of batch {training.batch_size}, AdamW, lr {training.lr:g}, "
+        f"learned from {_learned_from(config)}. Equal for all of them, and so are the images and their order.",
+        f"- Fine-tunes: batch {tuned.batch_size}, AdamW, cosine, labels only; lengths: {schedules}. All rows of a depth, a "
+        "seed and a data set see the same images in the same order, augmented alike. On the training set a row keeps its "
+        "trained head, if it has one; on transfer sets all heads are zero at first.",
+        f"- Learning rate of fine-tunes: {_rate_choice(config)}.",
+        "- FLOPs: 2 x multiply-accumulates of the network's matrix products, by arithmetic, x 3 for forward and backward pass, "
+        "x images. Elastic training is counted at the very depths that its updates drew. Measurements, expansion, the "
+        "optimiser and the ancestry model are left out; so is the choice of learning rates, which every row has.",
+        f"- All units together: {len(plan.units)}, {plan.images:,} training images, {plan.flops:.3g} FLOPs.",
+        f"- tleg {__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores.",
+        *(f"- {row.name}: {_schedule_and_depths(row.learngene)}." for row in config.rows if row.learngene is not None),
+    ]
+
+
+def _learned_from(config: ComparisonConfig) -> str:
+    loss = config.base.distillation
+    if loss.alpha == 0.0:
+        return "labels"
+    return f"an ancestry model (alpha {loss.alpha:g}, temperature {loss.temperature:g}, {loss.kind})"
+
+
+def _rate_choice(config: ComparisonConfig) -> str:
+    tuned = config.fine_tuning
+    if len(tuned.lrs) == 1:
+        return f"{tuned.lrs[0]:g} for all rows"
+    return (
+        f"for each row and data set the best of {', '.join(f'{lr:g}' for lr in tuned.lrs)} in the longest run at depth "
+        f"{config.tuning_depth}, seed {tuned.tuning_seed}, on {tuned.validation:.0%} of the training images, held back for "
+        "that only; test images chose nothing"
+    )
+
+
+def _schedule_and_depths(learngene: LearngeneConfig) -> str:
+    depths = learngene.depths
+    trained = f"at depth {depths.train}"
+    if depths.rule is not DepthRule.FIXED:
+        trained = (
+            f"at depths {depths.train_min} to {depths.train} ({depths.rule}, self-distillation {depths.self_distillation:g})"
+        )
+    return f"{learngene.schedule.build()}, trained {trained}"
+
+
+def _table(config: ComparisonConfig, scores: Scores) -> list[str]:
+    """Return the one table: a line for each data set, length and row, a column for each depth."""
+    lines = [
+        f"| data | epochs | row | {' | '.join(f'd{depth}' for depth in config.depths)} |",
+        f"|---|---:|---|{'---:|' * len(config.depths)}",
+    ]
+    for source in (config.data, *config.transfer):
+        for epochs in ((0,) if source is config.data else ()) + lengths_of(config, source):
+            for row in config.rows:
+                keys = [Key(row=row.name, depth=depth, data=source.name, epochs=epochs) for depth in config.depths]
+                cells = [_words(scores.estimate(key)) for key in keys]
+                if set(cells) != {_DASH}:
+                    lines.append(f"| {source.name} | {epochs} | {row.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _costs(config: ComparisonConfig, plan: Plan, scores: Scores) -> list[str]:
+    """Return what each row keeps and costs for all compared depths together."""
+    lines = [
+        f"For all {len(config.depths)} depths together, one seed; fine-tuning is the longest, on {config.data.name}.",
+        "",
+        "| row | depths | parameters stored | training beforehand, FLOPs | images | fine-tuning, FLOPs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    longest = lengths_of(config, config.data)[-1]
+    for row in config.rows:
+        depths = depths_of_row(row, config.depths)
+        before = scores.pretraining_flops(row.name, depths, config.seeds[0])
+        images = scores.pretraining_images(row.name, depths, config.seeds[0])
+        tuned = sum(
+            scores.fine_tuning_flops(Key(row=row.name, depth=depth, data=config.data.name, epochs=longest)) for depth in depths
+        )
+        stored = plan.stored_params[row.name]
+        lines.append(f"| {row.name} | {len(depths)} | {stored:,} | {before:.3g} | {images:,} | {tuned:.3g} |")
+    return lines
+
+
+def _targets(config: ComparisonConfig, scores: Scores) -> list[str]:
+    """Return the epochs to each target accuracy, from the curves of the longest fine-tunes."""
+    lines: list[str] = []
+    for source in (config.data, *config.transfer):
+        longest, depths = lengths_of(config, source)[-1], source.depths or config.depths
+        for target in source.targets:
+            lines += [
+                "",
+                f"### Epochs to {target:.0%} on {source.name}",
+                "",
+                f"Mean over the seeds that got there within {longest} epochs, and how many did where not all.",
+                "",
+                f"| row | {' | '.join(f'd{depth}' for depth in depths)} |",
+                f"|---|{'---:|' * len(depths)}",
+            ]
+            for row in config.rows:
+                cells = []
+                for depth in depths:
+                    key = Key(row=row.name, depth=depth, data=source.name, epochs=longest)
+                    reached, runs = scores.epochs_to(key, target)
+                    share = "" if len(reached) == runs else f" ({len(reached)} of {runs})"
+                    cells.append(f"{sum(reached) / len(reached):.1f}{share}" if reached else "not reached" if runs else _DASH)
+                lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _compared(config: ComparisonConfig) -> Iterable[tuple[Row, Row, DataSource, int]]:
+    """Yield each learngene's row with each cheap one, on each data set, at each length."""
+    cheap = [row for row in config.rows if row.method in CHEAP]
+    for row in config.rows:
+        if row.method is Method.LEARNGENE:
+            for source in (config.data, *config.transfer):
+                for length in lengths_of(config, source):
+                    for other in cheap:
+                        yield row, other, source, length
+
+
+def _differences(config: ComparisonConfig, scores: Scores) -> list[str]:
+    lines = [
+        f"| row | beside | data | epochs | {' | '.join(f'd{depth}' for depth in config.depths)} |",
+        f"|---|---|---|---:|{'---|' * len(config.depths)}",
+    ]
+    for row, other, source, length in _compared(config):
+        cells = []
+        for depth in config.depths:
+            key = Key(row=row.name, depth=depth, data=source.name, epochs=length)
+            beside = Key(row=other.name, depth=depth, data=source.name, epochs=length)
+            difference = paired_difference(scores.by_seed(key), scores.by_seed(beside))
+            one, two = scores.estimate(key), scores.estimate(beside)
+            if difference is None or one is None or two is None:
+                cells.append(_DASH)
+            else:
+                cells.append(f"{_words(difference, sign='+')} {one.beside(two)}")
+        if set(cells) != {_DASH}:
+            lines.append(f"| {row.name} | {other.name} | {source.name} | {length} | {' | '.join(cells)} |")
+    return lines
+
+
+def _rates(config: ComparisonConfig, scores: Scores) -> list[str]:
+    """Return the learning rate that each row was given on each data set, where there was a choice."""
+    if len(config.fine_tuning.lrs) == 1:
+        return []
+    sources = (config.data, *config.transfer)
+    lines = [
+        "",
+        "## Learning rates",
+        "",
+        f"| row | {' | '.join(source.name for source in sources)} |",
+        "|---|" + "---:|" * len(sources),
+    ]
+    for row in config.rows:
+        cells = []
+        for source in sources:
+            depth = depths_of_row(row, source.depths or config.depths)[-1:]
+            length = lengths_of(config, source)[-1]
+            lr = scores.lr(Key(row=row.name, depth=depth[0], data=source.name, epochs=length)) if depth else None
+            cells.append(_DASH if lr is None else f"{lr:g}")
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    diverged = scores.diverged()
+    return lines + (["", f"Diverged, and counted as 0 %: {', '.join(diverged)}."] if diverged else [])
+
+
+def _table_csv(scores: Scores) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["data", "epochs", "row", "depth", "seeds", "mean", "half_95", "low_95", "high_95", "lr", "flops", "by_seed"]
+    )
+    for key in scores.keys:
+        found = scores.estimate(key)
+        assert found is not None  # noqa: S101 (the keys are of cells that have a result)
+        numbers = [_number(value) for value in (found.mean, found.half, found.low, found.high)]
+        seeds = " ".join(f"{seed}:{value:.4f}" for seed, value in scores.by_seed(key).items())
+        writer.writerow(
+            [
+                key.data,
+                key.epochs,
+                key.row,
+                key.depth,
+                found.count,
+                *numbers,
+                scores.lr(key),
+                scores.fine_tuning_flops(key),
+                seeds,
+            ]
+        )
+    return text.getvalue()
+
+
+def _differences_csv(config: ComparisonConfig, scores: Scores) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "beside", "data", "epochs", "depth", "seeds", "mean", "half_95", "by_intervals", "paired"])
+    for row, other, source, length in _compared(config):
+        for depth in config.depths:
+            key = Key(row=row.name, depth=depth, data=source.name, epochs=length)
+            beside = Key(row=other.name, depth=depth, data=source.name, epochs=length)
+            difference = paired_difference(scores.by_seed(key), scores.by_seed(beside))
+            one, two = scores.estimate(key), scores.estimate(beside)
+            if difference is not None and one is not None and two is not None:
+                numbers = [difference.count, _number(difference.mean), _number(difference.half)]
+                standings = [one.beside(two), difference.beside_zero()]
+                writer.writerow([row.name, other.name, source.name, length, depth, *numbers, *standings])
+    return text.getvalue()
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else ""
+
+
+def _words(value: Estimate | None, sign: str = "") -> str:
+    if value is None:
+        return _DASH
+    spread = f" ± {value.half:.1f}" if math.isfinite(value.half) else ""
+    return f"{value.mean:{sign}.1f}{spread}"

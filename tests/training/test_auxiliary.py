@@ -11,8 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tleg_core.errors import CheckpointError
 from tleg_core.learngene import learngene_shapes
-from tleg_core.schedule import Polynomial, Schedule, Stagewise
+from tleg_core.learngene_config import Distillation
+from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.distillation import distillation_loss
 from tleg_core.vit import VIT_SIZES, VitConfig, block_shapes, timm_architecture, timm_model_args
 
 TINY = VIT_SIZES["test"]
@@ -104,7 +106,7 @@ def test_the_fresh_model_is_initialised_as_published() -> None:
     assert all(torch.equal(a, b) for a, b in zip(auxiliary.parameters(), again.parameters(), strict=True))
 
 
-def test_activation_checkpointing_gives_the_same_gradients(model: AuxiliaryModel) -> None:
+def test_the_whole_model_can_be_computed_again(model: AuxiliaryModel) -> None:
     """Nothing is remembered between calls, even of two depths in one step (the authors' code fails here)."""
     images = torch.randn(3, 3, TINY.img_size, TINY.img_size)
 
@@ -119,6 +121,38 @@ def test_activation_checkpointing_gives_the_same_gradients(model: AuxiliaryModel
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [LINEAR, Polynomial(num_components=3), Polynomial(num_components=3, endpoint=True), Spline(), Stagewise(stages=(2, 1, 2))],
+    ids=str,
+)
+def test_a_steps_gradient_is_the_chain_rule_over_plain_timms(schedule: Schedule) -> None:
+    """dL/dbasis[k] = sum_i C[i, k] dL/dW_i, where dL/dW_i is autograd's through an ordinary timm model; likewise all else."""
+    auxiliary = AuxiliaryModel(TINY, schedule, depth=5, seed=4)
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(6, 3, TINY.img_size, TINY.img_size, generator=generator)
+    teacher_logits, labels = torch.randn(6, 10, generator=generator), torch.arange(6)
+
+    def loss_of(logits: Tensor) -> Tensor:
+        return distillation_loss(logits, teacher_logits, labels, Distillation(alpha=0.6, temperature=2.0))
+
+    plain = timm_descendant(TINY, {name: tensor.detach() for name, tensor in auxiliary.expand(5).items()}, 5)
+    loss_of(plain(images)).backward()
+    loss_of(auxiliary(images)).backward()
+    by_name = {name: parameter.grad.double() for name, parameter in plain.named_parameters() if parameter.grad is not None}
+    rows = torch.tensor(schedule.coefficients(5), dtype=torch.float64)
+    for name, parameter in auxiliary.named_parameters():
+        kind, part = name.split(".", 1)
+        if kind == "fixed":
+            expected = by_name[part]
+        else:
+            expected = torch.einsum("lk,l...->k...", rows, torch.stack([by_name[f"blocks.{i}.{part}"] for i in range(5)]))
+        assert parameter.grad is not None
+        scale = expected.abs().max().item()
+        # float32 sums in another order; a gradient that is a cancelled sum (a key's bias: exactly zero) is all rounding
+        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-4, atol=1e-5 * scale + 1e-9)
 
 
 def test_norms_and_biases_are_not_decayed(model: AuxiliaryModel) -> None:

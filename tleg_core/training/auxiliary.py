@@ -1,9 +1,8 @@
 """The auxiliary model: the trainable network whose layers are expanded from the learngene at every step.
 
 Its parameters are the learngene: the basis (K stacked components for each tensor of a block) and the fixed tensors. The network
-itself is timm's `VisionTransformer` on the meta device, without weights of its own; `forward` expands the weights for a depth
-and hands them over by `torch.func.functional_call`. Nothing is remembered between calls, so activation checkpointing,
-compilation and another depth at each step are safe (the authors' code keeps the layer's number on the modules, and is not).
+itself has no weights (`stateless`); `forward` expands them for a depth (`layer_weights`) and hands them over. Nothing is
+remembered between calls, so activation checkpointing, compilation and another depth at each step are safe.
 
 Source: TLEG, arXiv 2312.05614, section 3; initialisation as in the authors' code.
 
@@ -13,17 +12,17 @@ Shape legend: B images, K components, L depth, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tleg_core.errors import CheckpointError
-from tleg_core.expansion import combine
 from tleg_core.schedule import Schedule
-from tleg_core.vit import VitConfig, block_shapes, stem_shapes, tail_shapes, timm_architecture, timm_model_args
+from tleg_core.training.layer_weights import layer_weights
+from tleg_core.training.stateless import StatelessVit
+from tleg_core.vit import VitConfig, block_shapes, stem_shapes, tail_shapes
 
 _INIT_STD = 0.02  # of linear weights and the position embedding, as DeiT
 
@@ -40,10 +39,20 @@ class AuxiliaryModel(nn.Module):
         depth: L at which `forward` runs when it is not told another.
         seed: Seed of the initial weights.
         drop_path_rate: timm's stochastic depth, 0..1.
+        compiler: torch.compile's backend, as `stateless.INDUCTOR`; None does not compile.
+        grad_checkpointing: Whether a block's activations are computed again in the backward pass instead of kept.
     """
 
     def __init__(
-        self, config: VitConfig, schedule: Schedule, *, depth: int, seed: int = 0, drop_path_rate: float = 0.0
+        self,
+        config: VitConfig,
+        schedule: Schedule,
+        *,
+        depth: int,
+        seed: int = 0,
+        drop_path_rate: float = 0.0,
+        compiler: str | Callable[..., Any] | None = None,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -56,7 +65,7 @@ class AuxiliaryModel(nn.Module):
             _register(self.basis, name, torch.empty(schedule.num_components, *shape))
         for name, shape in (stem_shapes(config) | tail_shapes(config)).items():
             _register(self.fixed, name, torch.empty(shape))
-        self._skeletons: dict[int, nn.Module] = {}
+        self._network = StatelessVit(config, compiler=compiler, grad_checkpointing=grad_checkpointing)
         self.initialise(seed)
 
     @torch.no_grad()
@@ -108,22 +117,22 @@ class AuxiliaryModel(nn.Module):
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
 
+    def layers(self, depth: int) -> list[dict[str, Tensor]]:
+        """Return the weights of each of L layers by their names within a block, differentiable in the parameters."""
+        return layer_weights(self.schedule.coefficients(depth), dict(self.basis.named_parameters()))
+
     def expand(self, depth: int) -> dict[str, Tensor]:
         """Return the depth-L network's weights in timm's names, differentiable in the parameters."""
         weights: dict[str, Tensor] = dict(self.fixed.named_parameters())
-        rows = self.schedule.coefficients(depth)
-        for part, stacked in self.basis.named_parameters():
-            components = stacked.unbind(0)
-            for layer, row in enumerate(rows):
-                weights[f"blocks.{layer}.{part}"] = combine(row, components)
+        for layer, parts in enumerate(self.layers(depth)):
+            weights |= {f"blocks.{layer}.{part}": tensor for part, tensor in parts.items()}
         return weights
 
     def forward(self, images: Tensor, depth: int | None = None) -> Tensor:
         """Return the logits (B, C) of normalised `images` (B, in_chans, img_size, img_size) at `depth`."""
-        depth = self.depth if depth is None else depth
-        skeleton = self._skeleton(depth)
-        logits: Tensor = functional_call(skeleton, self.expand(depth), (images,), strict=True)
-        return logits
+        layers = self.layers(self.depth if depth is None else depth)
+        drop_path = self.drop_path_rate if self.training else 0.0
+        return self._network(images, dict(self.fixed.named_parameters()), layers, drop_path=drop_path)
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that timm's optimiser factory must not decay beyond those it knows by itself.
@@ -132,18 +141,6 @@ class AuxiliaryModel(nn.Module):
         """
         norms = {f"basis.{name}" for name, _ in self.basis.named_parameters() if name.startswith("norm")}
         return norms | {"fixed.pos_embed", "fixed.cls_token"}
-
-    def _skeleton(self, depth: int) -> nn.Module:
-        if depth not in self._skeletons:
-            with torch.device("meta"):
-                self._skeletons[depth] = timm.create_model(
-                    timm_architecture(self.config),
-                    num_classes=self.config.num_classes,
-                    drop_path_rate=self.drop_path_rate,
-                    **timm_model_args(self.config, depth),
-                )
-        skeleton = self._skeletons[depth]
-        return skeleton if skeleton.training == self.training else skeleton.train(self.training)
 
 
 def _register(tree: nn.Module, name: str, value: Tensor) -> None:

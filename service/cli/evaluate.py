@@ -50,8 +50,14 @@ def evaluate(
         raise ConfigError("limit", f"must be at least 1, not {limit}")
     if bf16 and write:
         raise ConfigError("write", "is for float32 only: what the file says must not depend on --bf16")
+    if plot is not None:
+        from tleg_core.plots.figure import check_suffix
+
+        check_suffix(plot)
     gene = open_learngene(learngene)
     path = Path(learngene)
+    if write and not path.is_file():
+        raise ConfigError("write", f"{learngene} is a shipped learngene: give the path of a file")
     chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
     sets = [_read(source, limit, image_size) for source in data]
     _check_names(data, sets)
@@ -145,8 +151,6 @@ def _keep(gene: Learngene, path: Path, measured: Sequence[Measurement], *, write
     if not write:
         err.print("not written into the learngene's file")
         return
-    if not path.is_file():
-        raise ConfigError("write", f"{path} is a shipped learngene: give the path of a file")
     replaced = {(entry.depth, entry.data_set) for entry in measured}
     kept = [entry for entry in gene.description.accuracy if (entry.depth, entry.data_set) not in replaced]
     accuracy = sorted([*kept, *measured], key=lambda entry: (entry.data_set, entry.depth))

@@ -36,6 +36,7 @@ from tleg_core.training.preprocessing import prepare
 from tleg_core.training.processes import Processes
 from tleg_core.training.teacher import Teacher
 from tleg_core.training_config import Precision
+from tleg_core.training_description import describe_learngene, summary
 
 
 def depths_of(depths: Depths, seed: int, step: int) -> tuple[int, ...]:
@@ -165,25 +166,6 @@ def learngene_trainer(
     )
 
 
-def describe_learngene(
-    name: str, config: LearngeneConfig, provenance: Provenance, class_names: tuple[str, ...], preprocessing: Preprocessing
-) -> Description:
-    """Return the description of the learngene that `config` trains; raises `ConfigError` where something is not valid."""
-    schedule, depths = config.schedule.build(), config.depths
-    return Description(
-        name=name,
-        method=config.schedule.method,
-        schedule=schedule,
-        config=config.network.vit(len(class_names)),
-        min_depth=max(depths.offer_min, schedule.min_depth),
-        max_depth=depths.offer_max,
-        trained_depth=depths.train,
-        provenance=provenance,
-        preprocessing=preprocessing,
-        class_names=class_names,
-    )
-
-
 def learngene_of(model: AuxiliaryModel, description: Description) -> Learngene:
     """Return the learngene that a trained auxiliary model holds."""
     tensors = {name: tensor.float().cpu().numpy() for name, tensor in model.learngene_tensors().items()}
@@ -273,24 +255,3 @@ def train_learngene(
     if resume:
         trainer.load()
     return learngene_of(trainer.run(), description)
-
-
-def summary(config: LearngeneConfig) -> str:
-    """Return how a learngene was trained, in words, for its provenance."""
-    training, loss, depths, augmentation = config.training, config.distillation, config.depths, config.training.augmentation
-    trained = (
-        f"at depth {depths.train}"
-        if depths.rule is DepthRule.FIXED
-        else f"at depths {depths.train_min} to {depths.train} ({depths.rule}, self-distillation {depths.self_distillation})"
-    )
-    learned = (
-        "from labels"
-        if loss.alpha == 0.0
-        else f"by {loss.kind} distillation, alpha {loss.alpha}, temperature {loss.temperature}, KD / {loss.normalisation}"
-    )
-    return (
-        f"{config.schedule.build()}; trained {trained} {learned}; AdamW lr {training.lr}, weight decay "
-        f"{training.weight_decay}, {training.epochs} epochs of batch {training.batch_size}; augmentation: flip "
-        f"{augmentation.flip}, shift {augmentation.shift} px, mixup {augmentation.mixup_alpha}, cutmix "
-        f"{augmentation.cutmix_alpha}; seed {training.seed}"
-    )

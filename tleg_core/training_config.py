@@ -44,8 +44,8 @@ class Augmentation:
         label_smoothing: Share of a mixed label that is spread over all classes; of one not mixed, the loss's business.
         repeats: How often each image comes in an epoch, in different draws (DeiT's repeated augmentation); an epoch stays
             as long.
-        views: With a number V, the draws of an image follow from the seed, its row and the epoch modulo V, so that a teacher's
-            logits can be stored beforehand; None draws anew in each epoch.
+        views: With a number V, the draws of an image follow from its row and the epoch modulo V alone, so that a teacher's
+            logits can be stored beforehand, once for runs of any seed; None draws anew in each epoch.
     """
 
     flip: float = 0.5

@@ -15,6 +15,7 @@ from redis.connection import parse_url
 
 from service.domain.invalid_value import invalid_value_message
 from tleg_core.errors import ConfigError
+from tleg_core.learngene import MAX_LEARNGENE_BYTES
 
 
 class Settings(BaseSettings):
@@ -60,6 +61,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body accepted, in bytes.")
     max_upload_bytes: int = Field(10 * 1024**3, ge=1024, description="Largest data set upload accepted, in bytes.")
     max_dataset_images: int = Field(2_000_000, ge=1, description="Most images that a data set may have.")
+    max_learngene_bytes: int = Field(
+        512 * 1024**2, ge=1024, le=MAX_LEARNGENE_BYTES, description="Largest learngene that may be published, in bytes."
+    )
+    max_published_bytes: int = Field(
+        4 * 1024**3, ge=1024, description="Bytes that all published learngenes may have; each server holds them in memory."
+    )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -24,7 +25,8 @@ from service.ingest.limits import Limits
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
-from service.storage.learngene_registry import load_catalogue
+from service.storage.learngene_registry import LearngeneRegistry, PublicationLimits, load_catalogue
+from service.storage.learngene_store import LearngeneStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
 from service.storage.weights import Weights
@@ -48,7 +50,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
 
     Args:
         settings: What the operator decided.
-        catalogue: The learngenes, opened already; None opens what the settings name on start.
+        catalogue: The server's own learngenes, opened already; None opens what the settings name on start.
 
     Raises:
         StoreUnavailableError: The settings name no Redis.
@@ -68,7 +70,9 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
             socket_timeout=_REDIS_TIMEOUT_S,
         )
         redis = Redis(connection_pool=pool)
-        served = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
+        own = catalogue or load_catalogue(settings.learngenes, shipped=settings.shipped)
+        publishable = PublicationLimits(max_bytes=settings.max_learngene_bytes, max_total_bytes=settings.max_published_bytes)
+        registry = LearngeneRegistry(own, LearngeneStore(redis), objects, limits=publishable)
         store = ModelStore(redis)
         jobs = JobStore(redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
         recorded = DatasetStore(redis)
@@ -80,32 +84,40 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         uploads = settings.data_dir.expanduser().absolute() / "uploads"
         ingestion = Ingestion(uploads, limits=limits, datasets=recorded, objects=objects)
         app.state.resources = Resources(
-            catalogue=served,
+            learngenes=registry,
             store=store,
-            weights=Weights(served, store, objects),
+            weights=Weights(registry, store, objects),
             objects=objects,
             datasets=recorded,
             ingestion=ingestion,
             upload_limits=UploadLimits(max_bytes=settings.max_upload_bytes, idle_s=settings.upload_idle_s),
+            learngene_limits=UploadLimits(max_bytes=settings.max_learngene_bytes, idle_s=settings.upload_idle_s),
             jobs=jobs,
             curves=LearningCurves(jobs),
         )
         try:
-            await store.ping()
+            await registry.refresh()
+            await registry.clean()
         except StoreUnavailableError as error:
             logger.warning("%s; requests that need it are answered 503 until it does", error, extra={"action": "redis_away"})
         await ingestion.clean()
+        watching = asyncio.create_task(registry.watch())
         try:
             yield
         finally:
             app.state.resources.draining = True
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
             await redis.aclose()
             await pool.aclose()
 
     app: FastAPI = FastAPIOffline(
         title="tleg", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None, license_info=_LICENCE
     )
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, unlimited=[("POST", datasets.PATH)])
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, unlimited=[("POST", datasets.PATH), ("POST", learngenes.PATH)]
+    )
     install_problem_handlers(app)
     for resource in (models, datasets, fine_tunes, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)

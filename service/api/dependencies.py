@@ -13,6 +13,7 @@ from service.domain.catalogue import Catalogue
 from service.ingest.ingestion import Ingestion
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
+from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
 from service.storage.weights import Weights
@@ -22,16 +23,22 @@ from service.storage.weights import Weights
 class Resources:
     """What a running server holds."""
 
-    catalogue: Catalogue
+    learngenes: LearngeneRegistry
     store: ModelStore
     weights: Weights
     objects: ObjectStore
     datasets: DatasetStore
     ingestion: Ingestion
     upload_limits: UploadLimits
+    learngene_limits: UploadLimits
     jobs: JobStore
     curves: LearningCurves
     draining: bool = False
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is served now; another one takes its place where a learngene is published."""
+        return self.learngenes.catalogue
 
 
 async def _resources(request: Request) -> Resources:  # async, or it would be handed to a thread

@@ -38,6 +38,7 @@ async def accept_fine_tune(resources: Resources, body: FineTuneBody, key: Idempo
         except ModelNotFoundError as error:
             raise ConfigError("model", str(error)) from error
     else:
+        await resources.learngenes.look_for(body.learngene)
         model = select_for(resources.catalogue, _model_request(body), dataset).model
     return await start_fine_tune(resources, model, dataset, body.settings, key)
 
@@ -57,6 +58,7 @@ async def start_fine_tune(
         ConfigError: A setting is not valid, or the data set cannot be trained on.
         IdempotencyKeyReusedError: The key came with another request before.
     """
+    await resources.learngenes.provide_for(model)
     try:
         resolved = resolve_settings(resources.catalogue, model, dataset, settings)
     except ConfigError as error:

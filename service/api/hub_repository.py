@@ -20,6 +20,7 @@ from service.api.timm_config import timm_config
 from service.domain.catalogue import Catalogue
 from service.domain.errors import LearngeneNotFoundError, LearngeneNotLoadedError, ModelNotFoundError
 from service.domain.model import Model, is_model_id
+from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.weights import Weights
 from tleg_core.canonical import sha256_hex
 from tleg_core.errors import BudgetInfeasibleError
@@ -120,7 +121,7 @@ class HubRepository:
         return entries
 
 
-async def find_model(name: str, catalogue: Catalogue, weights: Weights) -> Model:
+async def find_model(name: str, learngenes: LearngeneRegistry, weights: Weights) -> Model:
     """Return the model that a repository's name means: a model's id, or `<learngene>-d<depth>`.
 
     Raises:
@@ -133,7 +134,8 @@ async def find_model(name: str, catalogue: Catalogue, weights: Weights) -> Model
         raise ModelNotFoundError(name)
     try:
         member = Member(depth=int(readable["depth"]))
-        return catalogue.default_member(readable["learngene"], member).model
+        await learngenes.look_for(readable["learngene"])
+        return learngenes.catalogue.default_member(readable["learngene"], member).model
     except (LearngeneNotFoundError, BudgetInfeasibleError):
         raise ModelNotFoundError(name) from None
 

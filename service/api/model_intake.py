@@ -30,6 +30,7 @@ async def take_model_request(
         IdempotencyKeyReusedError: The key came with another request before.
     """
     job: Job | None = None
+    await resources.learngenes.look_for(body.learngene)
     if body.fine_tune is None:
         selection = resources.catalogue.resolve(body.to_domain())
     elif dry_run:

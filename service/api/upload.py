@@ -98,7 +98,7 @@ async def receive_upload(request: Request, target: Path, limits: UploadLimits) -
         starlette.requests.ClientDisconnect: The client went away.
     """
     content_type = _content_type(request)
-    body = _watched(request, limits.idle_s)
+    body = watched_body(request, limits.idle_s)
     with storage_failures(), target.open("wb", buffering=0) as file:
         sink = _Sink(file, limits.max_bytes)
         if content_type == _FORM:
@@ -158,7 +158,7 @@ class _Sink:
         block = bytes(self._pending)
         self._pending.clear()
         self._written += len(block)
-        await asyncio.to_thread(_write_all, self._file, block)
+        await asyncio.to_thread(write_all, self._file, block)
 
 
 class _Form:
@@ -245,7 +245,7 @@ class _Form:
         self._ended = True
 
 
-async def _watched(request: Request, idle_s: float) -> AsyncIterator[bytes]:
+async def watched_body(request: Request, idle_s: float) -> AsyncIterator[bytes]:
     """Yield the body as it comes; time that its reader takes is not the client's."""
     stream = request.stream().__aiter__()
     waited_s, arrived = 0.0, 0
@@ -296,7 +296,8 @@ def _stem(filename: str) -> str | None:
     return re.split(r"[/\\]", filename)[-1].partition(".")[0] or None
 
 
-def _write_all(file: IO[bytes], block: bytes) -> None:
+def write_all(file: IO[bytes], block: bytes) -> None:
+    """Write a block to the end, where the system takes less at a time."""
     view = memoryview(block)
     while view:
         view = view[file.write(view) :]

@@ -25,6 +25,7 @@ from service.domain.errors import (
     ServiceError,
     StoreUnavailableError,
 )
+from service.domain.model import Model
 from service.domain.published_learngene import Outcome, Publication, PublishedLearngene, is_publication_id
 from service.storage.learngene_files import LearngeneFiles, facts, read_upload
 from service.storage.learngene_store import LearngeneListing, LearngeneStore
@@ -198,6 +199,11 @@ class LearngeneRegistry:
                 self._spare.popitem(last=False)
                 self.generation += 1
 
+    async def provide_for(self, model: Model) -> None:
+        """The same for the learngene that a model is expanded from; a fine-tuned one needs none."""
+        if model.fine_tuning is None:
+            await self.provide(model.recipe.learngene)
+
     async def record_of(self, digest: str) -> PublishedLearngene | None:
         """Return the record of the published file of a digest, current or superseded; None for the process's own too.
 
@@ -319,8 +325,10 @@ class LearngeneRegistry:
         if done.record.object_key != record.object_key:
             await self._give_up(record.object_key)
         self._at_hand = {record.object_key: family}
-        await self._refresh_after()
-        self._at_hand = {}
+        try:
+            await self._refresh_after()
+        finally:
+            self._at_hand = {}
         return done
 
     async def _give_up(self, object_key: str) -> None:

@@ -7,14 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import lru_cache
 
-from service.domain.catalogue import Catalogue
 from service.domain.errors import LearngeneNotLoadedError, WeightsMissingError
 from service.domain.model import FineTuning, Model
+from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
-from tleg_core.canonical import sha256_hex
 from tleg_core.descendant import Descendant
-from tleg_core.family import Family
 from tleg_core.recipe import Recipe
 
 _FOUND_MODELS = 4096  # records kept, a kilobyte or two each
@@ -24,37 +22,43 @@ _HASHING_AT_ONCE = 2  # passes over whole files
 
 
 class Weights:
-    """The files of a catalogue's models."""
+    """The files of the models of a process's learngenes."""
 
-    def __init__(self, catalogue: Catalogue, store: ModelStore, objects: ObjectStore) -> None:
-        self._catalogue = catalogue
+    def __init__(self, learngenes: LearngeneRegistry, store: ModelStore, objects: ObjectStore) -> None:
+        self._learngenes = learngenes
+        self._generation = learngenes.generation
         self._store = store
         self._objects = objects
         self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_recipe)
         self._found: dict[str, Model] = {}
-        self._learngene_etags: dict[str, str] = {}
         self._running: dict[str, asyncio.Task[str]] = {}
         self._slots = asyncio.Semaphore(_HASHING_AT_ONCE)
 
     async def find(self, model_id: str) -> Model:
         """Return a created model; one that was found before is not looked up again, for a model never changes.
 
+        Its learngene is at hand afterwards, where it is to be had.
+
         Raises:
             ModelNotFoundError: There is none.
-            StoreUnavailableError: It was not found before, and Redis does not answer.
+            StoreUnavailableError: It was not found before, or its learngene was not, and Redis does not answer.
+            ObjectStoreError: Its learngene was not found before, and the object store does not answer.
         """
         model = self._found.get(model_id)
         if model is None:
-            model = self._catalogue.current((await self._store.get(model_id)).model)
-            if model.fine_tuning is not None and len(model.fine_tuning.class_names) > _FOUND_CLASS_NAMES:
-                return model
-            if len(self._found) >= _FOUND_MODELS:
-                del self._found[next(iter(self._found))]
-            self._found[model_id] = model
-        return model
+            model = (await self._store.get(model_id)).model
+            if model.fine_tuning is None or len(model.fine_tuning.class_names) <= _FOUND_CLASS_NAMES:
+                if len(self._found) >= _FOUND_MODELS:
+                    del self._found[next(iter(self._found))]
+                self._found[model_id] = model
+        await self._learngenes.provide_for(model)
+        return self._learngenes.catalogue.current(model)
 
     def open(self, model: Model) -> Descendant:
         """Return an expanded model's file; raises `LearngeneNotLoadedError`."""
+        if self._generation != self._learngenes.generation:
+            self._generation = self._learngenes.generation
+            self._open.cache_clear()  # what was opened holds learngenes that may be let go of
         descendant = self._open(model.recipe)
         if descendant is None:
             raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
@@ -96,14 +100,8 @@ class Weights:
             raise WeightsMissingError(model_id) from None
 
     def _open_recipe(self, recipe: Recipe) -> Descendant | None:
-        family = self._catalogue.family_by_digest(recipe.learngene)
+        family = self._learngenes.catalogue.family_by_digest(recipe.learngene)
         return None if family is None else Descendant(family, recipe)
-
-    def learngene_etag(self, family: Family) -> str:
-        """Return the sha256 of a learngene's own file, computed once."""
-        if family.name not in self._learngene_etags:
-            self._learngene_etags[family.name] = sha256_hex(family.learngene.content)
-        return self._learngene_etags[family.name]
 
     async def sha256(self, model: Model) -> str:
         """Return the sha256 of a model's file, computing it unless it was kept; askers at the same time share one pass.
@@ -117,6 +115,7 @@ class Weights:
         kept = await self._store.sha256(model.id)
         if kept is not None:
             return kept
+        await self._learngenes.provide_for(model)
         task = self._running.get(model.id)
         if task is None:
             task = asyncio.create_task(self._compute(model, self.open(model)))

@@ -253,7 +253,7 @@ def test_a_bad_batch_is_refused_by_name(api: TestClient, requests: str) -> None:
         ("GET", "/models/m-1/nothing", 404, None),
         ("DELETE", "/models", 405, {"GET", "POST"}),
         ("PUT", "/models/batch", 405, {"GET", "POST"}),
-        ("POST", "/learngenes", 405, {"GET"}),
+        ("PUT", "/learngenes", 405, {"GET", "POST"}),
         ("PATCH", "/frontier", 405, {"GET"}),
         ("POST", "/livez", 405, {"GET", "HEAD"}),
         ("TRACE", "/readyz", 405, {"GET", "HEAD"}),

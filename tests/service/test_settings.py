@@ -34,6 +34,8 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
         "max_body_bytes": "2048",
         "max_upload_bytes": "4096",
         "max_dataset_images": "10",
+        "max_learngene_bytes": "4096",
+        "max_published_bytes": "8192",
         "max_image_pixels": "1000",
         "upload_idle_s": "1.5",
         "drain_timeout_s": "5",

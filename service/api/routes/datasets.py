@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
@@ -14,10 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from service.api.dependencies import AfterQuery, LimitQuery, Resources, ResourcesDep
-from service.api.problems import problem_of, problem_response
 from service.api.schemas.datasets import DatasetList, DatasetResource, DatasetSummary
 from service.api.schemas.problems import problem_responses
-from service.api.upload import check_upload, declared_bytes, drain, receive_upload
+from service.api.upload import check_upload, declared_bytes, receive_upload
+from service.api.upload_refusal import CLIENT_CLOSED, refuse_upload
 from service.domain.dataset import StoredDataset
 from service.domain.errors import ServiceError
 from service.ingest.candidate import printable
@@ -31,9 +30,6 @@ PATH: Final = "/datasets"
 MAX_NAME = 128  # characters
 
 _LOOK_S = 0.5  # between two looks whether the client is there
-_DRAINED_BYTES = 16 * 1024**2
-_DRAINED_S = 2.0
-_CLIENT_CLOSED = 499  # what other servers log; nobody is there to read it
 
 router = APIRouter(prefix=PATH, tags=["datasets"])
 
@@ -96,17 +92,14 @@ async def upload_dataset(request: Request, resources: ResourcesDep, name: Name =
         check_upload(request, resources.upload_limits)
         await resources.store.ping()  # without Redis all of it would be read for nothing
     except TlegError as error:
-        if "expect" not in request.headers:  # who asks first sends nothing after a refusal
-            await drain(request, max_bytes=_DRAINED_BYTES, seconds=_DRAINED_S)
-        return _refusal(error)
+        return await refuse_upload(request, error, began=False)
     try:
         stored, added = await _upload(request, resources, called)
     except TlegError as error:
-        await drain(request, max_bytes=_DRAINED_BYTES, seconds=_DRAINED_S)
-        return _refusal(error)
+        return await refuse_upload(request, error)
     except ClientDisconnect:
         logger.info("the client went away", extra={"action": "upload_abandoned"})
-        return Response(status_code=_CLIENT_CLOSED)
+        return Response(status_code=CLIENT_CLOSED)
     resource = DatasetResource.of(stored)
     headers = {"Location": resource.links["self"]}
     return Response(
@@ -140,14 +133,6 @@ async def _upload(request: Request, resources: Resources, name: str) -> tuple[St
         received = await receive_upload(request, folder.upload, resources.upload_limits)
         called = name or printable(received.name or "", MAX_NAME)
         return await _while_connected(request, resources.ingestion.ingest(folder, received.container, called))
-
-
-def _refusal(error: TlegError) -> Response:
-    """Return the answer to an upload that is none, after which the connection is of no use: the rest of the body may follow."""
-    problem = problem_of(error)
-    log = logger.error if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logger.info
-    log(problem.detail, extra={"action": "upload_refused", "code": problem.code})
-    return problem_response(problem, {"Connection": "close"})
 
 
 def _checked_name(name: str | None) -> str:

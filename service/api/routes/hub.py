@@ -56,7 +56,7 @@ async def _repository(resources: ResourcesDep, namespace: Namespace, name: Name)
     if namespace != NAMESPACE:
         _not_found("RepoNotFound", f"repositories here are named {NAMESPACE}/<model-id>")
     try:
-        model = await find_model(name, resources.catalogue, resources.weights)
+        model = await find_model(name, resources.learngenes, resources.weights)
     except ModelNotFoundError:
         _not_found("RepoNotFound", "there is no such model; POST /models creates one")
     return HubRepository.of(name, model, resources.catalogue, await resources.curves.of(model))

@@ -34,7 +34,10 @@ async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
     context = {
         "version": __version__,
         "base_url": str(request.base_url).rstrip("/"),
-        "families": [(family, family.candidates(Variation())) for family in resources.catalogue.families],
+        "families": [
+            (family, resources.catalogue.origin(family.name), family.candidates(Variation()))
+            for family in resources.catalogue.families
+        ],
         "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)],
         **await _latest(resources),
     }

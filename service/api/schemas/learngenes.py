@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
 from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
+from service.domain.catalogue import Origin, Source
 from tleg_core.family import Family, Variation
 
 
@@ -49,27 +51,35 @@ class LearngeneResource(BaseModel):
     id: str = Field(description="The learngene's name, unique on this server.", examples=["tleg-ti-fashion-mnist"])
     method: str = Field(description="The method that made it: tleg, polynomial or stagewise.", examples=["tleg"])
     digest: str = Field(description="sha256 of what decides its descendants' weights, 64 hex digits.")
+    source: Source = Field(
+        description="How it came to this server: `shipped` with the package, `configured` by the operator, or `published`."
+    )
+    published_at: datetime | None = Field(description="When its file was published; null where it was not.")
     config: NetworkConfig = Field(description="The network without its depth.")
     trained_depth: int | None = Field(description="Depth of the auxiliary model; null where nothing was trained.")
     stored_params: int = Field(description="Parameters stored for the whole family.")
     size_bytes: int = Field(description="Bytes of the learngene's file.")
+    sha256: str = Field(description="sha256 of the learngene's file, 64 hex digits; another one where more was measured.")
     class_names: list[str] = Field(description="Labels of the head, in order; may be empty.")
     provenance: ProvenanceBody = Field(description="Data, ancestry model, command, version, licence.")
     members: list[FamilyMember] = Field(description="All members, smallest first, costs in float32 for one image.")
     links: dict[str, str] = Field(description="Paths on this server: self, weights.")
 
     @classmethod
-    def of(cls, family: Family) -> Self:
+    def of(cls, family: Family, origin: Origin) -> Self:
         """Describe a family."""
         description = family.learngene.description
         return cls(
             id=family.name,
             method=description.method.value,
             digest=family.digest,
+            source=origin.source,
+            published_at=origin.published_at,
             config=NetworkConfig(**description.config.to_json()),
             trained_depth=description.trained_depth,
             stored_params=family.learngene.num_params,
             size_bytes=len(family.learngene.content),
+            sha256=origin.sha256,
             class_names=list(description.class_names),
             provenance=ProvenanceBody(**asdict(description.provenance)),
             members=[

@@ -42,7 +42,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The learngene file to write; checkpoints and journal go to a folder beside it.")],
     ancestry: Annotated[
         Path | None,
-        typer.Option(help="The ancestry model's file, from `tleg ancestry fit`; default: labels alone."),
+        typer.Option(help="The ancestry model's file (`tleg ancestry`), or its stored logits'; default: labels alone."),
     ] = None,
     test_data: Annotated[Path | None, typer.Option(help=f"Test images, measured after each epoch. {TEST_HELP}")] = None,
     name: Annotated[str | None, typer.Option(help="The learngene's id; default: the name of --out.")] = None,
@@ -113,10 +113,9 @@ def train(
     where = resolve_device(device)
     teacher: Teacher | None = None
     if ancestry is not None:
-        from tleg_core.training.ancestry import AncestryModel
-        from tleg_core.training.teacher import AncestryTeacher
+        from tleg_core.training.teacher_file import open_teacher
 
-        teacher = AncestryTeacher(AncestryModel.open(ancestry), where)
+        teacher = open_teacher(ancestry, where, config.training.precision)
     with Journal(folder / JOURNAL_NAME, console) as journal:
         journal.write("start", command=command_line(), config=config.to_json())
         learngene = train_learngene(

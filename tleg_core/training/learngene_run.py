@@ -34,7 +34,7 @@ from tleg_core.training.loop import Outcome, Trainer, Wish
 from tleg_core.training.observer import Observer
 from tleg_core.training.preprocessing import prepare
 from tleg_core.training.processes import Processes
-from tleg_core.training.teacher import Teacher
+from tleg_core.training.teacher import Teacher, check_classes
 from tleg_core.training_config import Precision
 from tleg_core.training_description import describe_learngene, summary
 
@@ -137,10 +137,12 @@ def learngene_trainer(
         processes: Those that share the run.
 
     Raises:
-        ConfigError: The loss needs a teacher, or has no use for one.
+        ConfigError: The loss needs a teacher, or has no use for one, or the teacher has no logits for these batches.
     """
     if (teacher is None) != (config.distillation.alpha == 0.0):
         raise ConfigError("distillation.alpha", "is 0 exactly where there is no ancestry model to learn from")
+    if teacher is not None:
+        teacher.check(batches, config.training)
     model = AuxiliaryModel(
         config.network.vit(num_classes),
         config.schedule.build(),
@@ -226,9 +228,10 @@ def train_learngene(
     Raises:
         ConfigError: The classes of data, test data and teacher are not the same.
     """
-    classes = {data.class_names, *([teacher.class_names] if teacher else []), *([test_data.class_names] if test_data else [])}
-    if len(classes) != 1:
-        raise ConfigError("data", "has other classes than the ancestry model or the test images")
+    if teacher is not None:
+        check_classes(teacher, data.class_names, data.name)
+    if test_data is not None and test_data.class_names != data.class_names:
+        raise ConfigError("test_data", f"the classes of {test_data.name} are not those of {data.name}")
     provenance = Provenance(
         data_set=f"{data.name} ({len(data):,} images)",
         ancestry="none: trained on labels" if teacher is None else teacher.describe(),

@@ -1,18 +1,24 @@
-"""The teacher: where the logits come from that an auxiliary model learns. This is the port, and the ancestry model on the fly.
+"""The teacher: where the logits come from that an auxiliary model is to learn.
 
-Shape legend: B images of a batch, C classes.
+This is the port, and the ancestry model on the fly; logits that were computed beforehand are `stored_logits`'.
+
+Shape legend: B images of a batch, H height, W width, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tleg_core.training.ancestry import AncestryModel
-from tleg_core.training.batches import Batch
+from tleg_core.errors import ConfigError
+from tleg_core.training.ancestry import AncestryCard, AncestryModel
+from tleg_core.training.batches import Batch, Batches
+from tleg_core.training.loop import autocast
+from tleg_core.training_config import Precision, TrainingConfig
 
 
 class Teacher(Protocol):
@@ -21,6 +27,10 @@ class Teacher(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes of the logits, in order."""
+        ...
+
+    def check(self, batches: Batches, config: TrainingConfig) -> None:
+        """Raise `ConfigError` where it has no logits for these batches, made as `config` says."""
         ...
 
     def logits(self, batch: Batch) -> Tensor:
@@ -37,26 +47,60 @@ class Teacher(Protocol):
 
 
 class AncestryTeacher:
-    """A frozen ancestry model, asked at each update."""
+    """A frozen ancestry model, asked at each update.
 
-    def __init__(self, model: AncestryModel, device: torch.device) -> None:
+    Args:
+        model: The ancestry model.
+        device: Where it computes.
+        precision: Its arithmetic, whatever the auxiliary model's is.
+    """
+
+    def __init__(self, model: AncestryModel, device: torch.device, precision: Precision = Precision.FLOAT32) -> None:
         self._model = model.to(device).freeze()
+        self._device, self.precision = device, precision
+
+    @property
+    def card(self) -> AncestryCard:
+        """The model's card."""
+        return self._model.card
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The model's classes."""
         return self._model.card.class_names
 
-    @torch.no_grad()
+    def check(self, batches: Batches, config: TrainingConfig) -> None:
+        """Do nothing: it can look at any image."""
+
     def logits(self, batch: Batch) -> Tensor:
-        """Return the model's logits (B, C)."""
-        logits: Tensor = self._model(batch.images)
-        return logits
+        """Return the model's logits (B, C), float32."""
+        return self.logits_of(batch.images)
+
+    @torch.no_grad()
+    def logits_of(self, images: Tensor) -> Tensor:
+        """Return the model's logits (B, C), float32, of images (B, 3, H, W) in 0..1."""
+        with autocast(self._device, self.precision):
+            logits: Tensor = self._model(images)
+        return logits.float()
 
     def describe(self) -> str:
         """Return the model's card in one line."""
         return self._model.card.describe()
 
     def identity(self) -> dict[str, Any]:
-        """Return the card, and the digest of the weights."""
-        return asdict(self._model.card) | {"weights": self._model.digest()}
+        """Return the card, the digest of the weights, and the arithmetic."""
+        return asdict(self._model.card) | {"weights": self._model.digest(), "precision": self.precision}
+
+
+def check_classes(teacher: Teacher, class_names: Sequence[str], data_set: str) -> None:
+    """Raise `ConfigError` unless the teacher's logits are of the data set's classes, in its order."""
+    names, theirs = tuple(class_names), teacher.class_names
+    if names == theirs:
+        return
+    if sorted(names) == sorted(theirs):
+        place = next(index for index, (name, their) in enumerate(zip(names, theirs, strict=True)) if name != their)
+        raise ConfigError(
+            "ancestry",
+            f"has the classes of {data_set} in another order: class {place} is {theirs[place]!r} there, {names[place]!r} here",
+        )
+    raise ConfigError("ancestry", f"has other classes ({len(theirs)}) than {data_set} ({len(names)})")

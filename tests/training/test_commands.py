@@ -109,7 +109,7 @@ def test_a_finished_runs_folder_is_not_overwritten(workshop: Path) -> None:
     ("words", "message"),
     [
         (("--size", "giant"), "size: must be one of"),
-        (("--kd-normalisation", "mean"), "distillation.normalisation: must be one of batchmean, numel"),
+        (("--set", "distillation.normalisation=mean"), "distillation.normalisation: must be one of batchmean, numel"),
         (("--set", "distillation.alpha=2"), "distillation.alpha: must be from 0 to 1"),
         (("--num-heads", 5), "num_heads: 5 does not divide"),
         (("--patch-size", 5), "img_size: 28 is not a multiple"),

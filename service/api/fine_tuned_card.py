@@ -7,24 +7,22 @@ repository's commit.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.api.learning_curve import CurvePoint
-from service.api.model_card import licence_tag, table_cell
 from service.domain.model import FineTuning, Model
 from tleg_core.canonical import canonical_json
+from tleg_core.markdown import licence_tag, plain, table_cell
 
 _SHOWN_CLASSES = 100
 _BARS = "▁▂▃▄▅▆▇█"
-_MARKDOWN = re.compile(r"([\[\]!*_~#\\])")
 
 
 def fine_tuned_card(repo_id: str, model: Model, tuning: FineTuning, curve: Sequence[CurvePoint]) -> str:
     """Return the card of a fine-tuned model whose repository is `repo_id`."""
     namespace = repo_id.split("/", maxsplit=1)[0]
-    data_set = _text(tuning.dataset_name or tuning.dataset)
+    data_set = plain(tuning.dataset_name or tuning.dataset)
     epochs = tuning.settings.get("epochs")
     num_classes = len(tuning.class_names)
     classes = f"{num_classes:,} class{'' if num_classes == 1 else 'es'}"
@@ -85,7 +83,7 @@ Labels, in order: {_labels(tuning.class_names)}.
 
 | setting | value |
 |---|---|
-{_rows((f"`{name}`", _text(_setting(value))) for name, value in sorted(tuning.settings.items()))}
+{_rows((f"`{name}`", plain(_setting(value))) for name, value in sorted(tuning.settings.items()))}
 
 ## Where it comes from
 
@@ -175,13 +173,8 @@ def _setting(value: Any) -> str:
 
 
 def _labels(names: tuple[str, ...]) -> str:
-    shown = ", ".join(_text(name) for name in names[:_SHOWN_CLASSES])
+    shown = ", ".join(plain(name) for name in names[:_SHOWN_CLASSES])
     return shown if len(names) <= _SHOWN_CLASSES else f"{shown}, and {len(names) - _SHOWN_CLASSES:,} more (config.json has all)"
-
-
-def _text(text: str) -> str:
-    """Return a user's text, that it may be taken neither for Markdown nor for HTML."""
-    return _MARKDOWN.sub(r"\\\1", table_cell(text).replace("\\|", "&#124;"))
 
 
 def _rows(rows: Iterable[Sequence[str]]) -> str:

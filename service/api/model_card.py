@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
-
 from service.domain.model import Model
 from tleg_core.canonical import canonical_json
 from tleg_core.description import Provenance
-
-_LICENCE_TAGS = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC0-1.0": "cc0-1.0"}
+from tleg_core.markdown import licence_tag, table_cell
 
 
 def model_card(repo_id: str, model: Model, provenance: Provenance) -> str:
@@ -52,13 +49,3 @@ model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
 | learngene digest | `{model.recipe.learngene}` |
 | recipe | `{canonical_json(model.recipe.to_json()).decode()}` |
 """
-
-
-def licence_tag(licence: str) -> str:
-    """Return the Hub's name of a licence."""
-    return _LICENCE_TAGS.get(licence, "other")
-
-
-def table_cell(text: str) -> str:
-    """Return text that cannot break out of a table's cell, nor be taken for HTML."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "'") or "-"

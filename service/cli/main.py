@@ -12,6 +12,7 @@ import typer
 
 from service.cli import (
     ancestry,
+    card,
     compare,
     datasets,
     demo,
@@ -63,6 +64,7 @@ app.add_typer(fine_tunes.app, name="fine-tunes", rich_help_panel=_SERVER)
 app.command(rich_help_panel=_FILES)(local.budget)
 app.command(rich_help_panel=_FILES)(local.expand)
 app.command(rich_help_panel=_FILES)(local.inspect)
+app.command(rich_help_panel=_FILES)(card.card)
 app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
 app.command(rich_help_panel=_TRAINING)(train.train)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)

@@ -208,3 +208,9 @@ class ObjectDamagedError(ObjectStoreError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the object {key} is damaged: its sha256 is another")
+
+
+def code_of(error: ServiceError) -> str:
+    """Return an error's class as a code: ModelNotFoundError is model_not_found."""
+    name = type(error).__name__.removesuffix("Error")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

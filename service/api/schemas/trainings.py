@@ -1,0 +1,154 @@
+"""Trainings of learngenes on the wire: what a user asks for, and what a user sees of the job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas.jobs import JobResource, common_fields, job_links
+from service.domain.errors import JobNotFoundError
+from service.domain.job import Job, JobKind, TrainingSpec
+from tleg_core.fine_tuning import MAX_NPROC
+
+_AT_DEPTH = re.compile(r"top1_depth_(\d+)")
+
+
+class TrainingBody(BaseModel):
+    """Which learngene to train on what. A name and a data set are enough; the rest has defaults for the data set."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "example": {
+                "name": "flowers",
+                "dataset": "ds-0123456789abcdef0123456789abcdef",
+                "config": {"training": {"epochs": 30}, "depths": {"rule": "fixed", "train": 12}},
+            }
+        },
+    )
+
+    name: str = Field(
+        max_length=63, description="The id of the learngene to be made: lower-case letters, digits and single inner hyphens."
+    )
+    dataset: str = Field(max_length=64, description="The id of the data set to train on.")
+    recipe: str | None = Field(
+        None,
+        max_length=64,
+        description="The name of a recipe that comes with tleg; without one, everything follows from the data set.",
+    )
+    config: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Fields to set instead of the recipe's, by section and name as in a recipe's file: `network`, `schedule`, "
+        "`depths`, `distillation`, `training` and `augmentation`.",
+    )
+    teacher: str | None = Field(
+        None,
+        max_length=64,
+        description="The id of a model of this server with the data set's classes in the same order: it is the ancestry model, "
+        "whose outputs are distilled. Without one the labels alone teach (`distillation.alpha` 0).",
+    )
+    licence: str = Field("Apache-2.0", min_length=1, max_length=200, description="The licence that the learngene is given.")
+    replace: bool = Field(
+        False, strict=True, description="Whether the learngene may take the place of a published one of the same name."
+    )
+    holdout: float = Field(
+        0.2,
+        strict=True,
+        ge=0.01,
+        le=0.9,
+        allow_inf_nan=False,
+        description="Share of each class that is held out for measuring, where the data set has no test split of its own.",
+    )
+    nproc: int = Field(
+        1, strict=True, ge=1, le=MAX_NPROC, description="Processes that train together; above 1 they run under torchrun."
+    )
+
+    def requested(self) -> dict[str, Any]:
+        """Return how the user wants it trained, as JSON."""
+        return self.model_dump(mode="json", exclude_unset=True, include={"recipe", "config", "holdout", "nproc"})
+
+
+class TrainingResult(BaseModel):
+    """What came of the job: a learngene, served like any other."""
+
+    learngene: str = Field(description="The learngene's id; another may have it by now.")
+    digest: str = Field(description="The sha256 that decides the weights of every model made from it.")
+    links: dict[str, str] = Field(description="Paths on this server: self and weights.")
+
+
+class TrainingResource(JobResource):
+    """A job that trains a learngene."""
+
+    object: Literal["training"] = Field("training", description="Always `training`.")
+    id: str = Field(description="`lt-` and 32 hex digits.", examples=["lt-0123456789abcdef0123456789abcdef"])
+    name: str = Field(description="The id of the learngene to be made.")
+    teacher: str | None = Field(description="The id of the model whose outputs are distilled; null where labels alone teach.")
+    licence: str = Field(description="The licence that the learngene is given.")
+    replace: bool = Field(description="Whether it may take the place of a published learngene of that name.")
+    config: dict[str, dict[str, Any]] = Field(
+        description="The whole configuration as it is used; `training.precision` is `auto` until the first attempt's worker "
+        "has decided it."
+    )
+    holdout: float = Field(description="Share of each class that is held out where the data set has no test split of its own.")
+    nproc: int = Field(description="Processes that train together.")
+    requested: dict[str, Any] = Field(description="What was asked for of recipe, config, holdout and nproc.")
+    metrics: dict[str, float] = Field(
+        description="The latest: `train_loss` and `lr` of the training; on the held-out images `loss` and `top1` (a fraction) "
+        "of the largest depth, and `top1_depth_4` of others."
+    )
+    accuracy: dict[str, float] = Field(description="The latest top-1 on the held-out images, a fraction, by depth.")
+    result: TrainingResult | None = Field(description="The resulting learngene, once it succeeded.")
+    links: dict[str, str] = Field(
+        description="Paths on this server: self, events, cancel, pause, resume, dataset, and teacher where there is one."
+    )
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Describe a job; raises `JobNotFoundError` where it is no training."""
+        spec = job.spec
+        if not isinstance(spec, TrainingSpec):
+            raise JobNotFoundError(job.id, JobKind.TRAINING)
+        settings = job.settings_used or spec.settings
+        config = settings["config"]
+        links = job_links(job.id) | {"dataset": f"/datasets/{spec.dataset}"}
+        if spec.teacher is not None:
+            links["teacher"] = f"/models/{spec.teacher}"
+        path = f"/learngenes/{spec.name}"
+        return cls(
+            **common_fields(job, epochs=config["training"]["epochs"]),
+            name=spec.name,
+            teacher=spec.teacher,
+            licence=spec.licence,
+            replace=spec.replace,
+            config=config,
+            holdout=settings["holdout"],
+            nproc=spec.nproc,
+            requested=dict(spec.requested),
+            accuracy=accuracy_by_depth(job.progress.metrics, largest=config["depths"]["train"]),
+            result=None
+            if job.result is None
+            else TrainingResult(learngene=spec.name, digest=job.result, links={"self": path, "weights": f"{path}/weights"}),
+            links=links,
+        )
+
+
+def accuracy_by_depth(metrics: Mapping[str, float], *, largest: int) -> dict[str, float]:
+    """Return the top-1 accuracies among the metrics, by depth as text, the smallest first; `top1` is the largest depth's."""
+    found = {largest: metrics["top1"]} if "top1" in metrics else {}
+    for name, value in metrics.items():
+        match = _AT_DEPTH.fullmatch(name)
+        if match is not None:
+            found[int(match[1])] = value
+    return {str(depth): found[depth] for depth in sorted(found)}
+
+
+class TrainingList(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[TrainingResource] = Field(description="The jobs, newest first.")
+    has_more: bool = Field(description="Whether more follow; pass the last id as `after`.")

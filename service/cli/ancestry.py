@@ -6,17 +6,30 @@ torch takes seconds to load.
 
 from __future__ import annotations
 
-import ast
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from service.cli.ancestry_options import (
+    ArchitectureOption,
+    CropOption,
+    ImgSizeOption,
+    InterpolationOption,
+    LicenceOption,
+    MeanOption,
+    ModelArgOption,
+    OriginOption,
+    OutOption,
+    StdOption,
+    read_architecture,
+    read_class_names,
+)
+from service.cli.train import BASE
 from service.cli.training_options import (
     TEST_HELP,
     AutocastOption,
@@ -37,35 +50,16 @@ from service.cli.training_options import (
     resolve_device,
     run_folder,
 )
+from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.images import load_image_set
+from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
-
-if TYPE_CHECKING:
-    from tleg_core.training.architecture import Architecture
+from tleg_core.training_recipe import read_recipe
 
 app = typer.Typer(help="Ancestry models: the trained teachers that learngenes are distilled from.", no_args_is_help=True)
 
-ArchitectureOption = Annotated[str, typer.Option(help="timm's model name.")]
-ModelArgOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model-arg", metavar="KEY=VALUE", help="A further argument of timm's create_model; may be given several times."
-    ),
-]
-ImgSizeOption = Annotated[
-    int | None,
-    typer.Option(help="Side of the model's input, in pixels; images are resized to it. Default: timm's for this model."),
-]
-MeanOption = Annotated[str | None, typer.Option(help="Mean of each channel, such as 0.5,0.5,0.5. Default: timm's.")]
-StdOption = Annotated[str | None, typer.Option(help="Standard deviation of each channel. Default: timm's.")]
-InterpolationOption = Annotated[str | None, typer.Option(help="bilinear or bicubic. Default: timm's.")]
-CropOption = Annotated[
-    float | None, typer.Option(help="Share of the resized image's side that is kept, 1 for all. Default: timm's.")
-]
-OriginOption = Annotated[str, typer.Option(help="Where the weights come from, for the card.")]
-LicenceOption = Annotated[str, typer.Option(help="Licence of the weights, for the card.")]
-OutOption = Annotated[Path, typer.Option(help="The safetensors file to write; a run's files go to a folder beside it.")]
+_DEFAULT_VIEWS = 4
 
 _WHOLE_ONLY = ("epochs", "lr", "warmup_epochs", "flip", "shift", "checkpoint_every_steps", "resume")
 """Options that say how a whole network is trained; a head alone is fitted to its minimum."""
@@ -119,7 +113,7 @@ def fit(
             source = context.get_parameter_source(name)
             if source is not None and source.name == "COMMANDLINE":
                 raise ConfigError(name, "is of no use with --head-only")
-    shape = _architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
+    shape = read_architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
     folder = run_folder(out, resume)
     images, test_images = load_both(data, test_data)
     card = AncestryCard.of(
@@ -208,15 +202,82 @@ def import_model(
     _check_suffix(out)
     if classes is None and test_data is None:
         raise ConfigError("classes", "are needed: give --classes, or --test-data to take its classes")
-    shape = _architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
+    shape = read_architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
     images = None if test_data is None else load_image_set(test_data, split="test")
-    names = images.class_names if classes is None and images is not None else _class_names(classes or "")
+    names = images.class_names if classes is None and images is not None else read_class_names(classes or "")
     if images is not None and names != images.class_names:
         raise ConfigError("classes", f"are not those of {images.name}, or stand in another order")
     card = AncestryCard.of(shape, class_names=names, data_set=data_set, origin=origin, licence=licence, fit=Fit.IMPORTED)
     top1 = import_ancestry(card, weights, images, out=out, device=resolve_device(device))
     measured = "" if top1 is None or images is None else f", top-1 {top1.fraction:.2%} on {images.name}"
     Console().print(f"{out}: {architecture}, {len(names)} classes{measured}", highlight=False, soft_wrap=True)
+
+
+@app.command("logits")
+def logits(
+    *,
+    ancestry: Annotated[Path, typer.Option(help="The ancestry model's file, from `tleg ancestry fit` or `import`.")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write; finished views wait in a folder beside it.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="The recipe of the trainings to come, by name or file: it says how images are augmented."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of it, as `tleg train` does."),
+    ] = None,
+    views: Annotated[int | None, typer.Option(help="Different draws of each image. Default: the recipe's, else 4.")] = None,
+    flip: Annotated[float | None, typer.Option(help="Probability of a horizontal flip, 0..1.")] = None,
+    shift: Annotated[int | None, typer.Option(help="Largest random shift, in pixels of the stored image.")] = None,
+    dtype: Annotated[DType, typer.Option(help="float16, or float32: to the bit as on the fly.")] = DType.FLOAT16,
+    precision: Annotated[Precision, typer.Option(help="The ancestry model's arithmetic.")] = Precision.FLOAT32,
+    batch_size: Annotated[int | None, typer.Option(help="Images at once. Default: the recipe's.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Ask an ancestry model once about every view of every image, so that `tleg train` need not run it.
+
+    An interrupted command goes on where it stood when it is given again. Train with the file as `--ancestry` and
+    `--set augmentation.views=VIEWS`.
+    """
+    from tleg_core.training.ancestry import AncestryModel
+    from tleg_core.training.learngene_run import training_batches
+    from tleg_core.training.stored_logits import store_logits
+    from tleg_core.training.teacher import AncestryTeacher, check_classes
+
+    check_file(ancestry, "ancestry")
+    _check_suffix(out)
+    base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
+    if views is None:
+        views = base.training.augmentation.views or _DEFAULT_VIEWS
+    given = {"augmentation": {"views": views, "flip": flip, "shift": shift}, "training": {"batch_size": batch_size}}
+    said = {section: {name: value for name, value in fields.items() if value is not None} for section, fields in given.items()}
+    config = base.with_changes(said).with_overrides(changes or [])
+    where, console = resolve_device(device), Console()
+    images = load_image_set(data)
+    teacher = AncestryTeacher(AncestryModel.open(ancestry), where, precision)
+    check_classes(teacher, images.class_names, images.name)
+    num_views = config.training.augmentation.views or 0
+    with (
+        training_batches(config, images, where) as batches,
+        _progress(console, "logits", num_views * len(images)) as progressed,
+    ):
+        store_logits(
+            teacher,
+            batches,
+            config.training,
+            out,
+            num_images=len(images),
+            folder=out.with_suffix(".run"),
+            dtype=dtype,
+            progressed=progressed,
+        )
+    console.print(
+        f"{out}: {num_views} views of {len(images):,} images, {out.stat().st_size / 1e6:.1f} MB; train with --ancestry {out} "
+        f"--set augmentation.views={num_views}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _check_start(weights: Path | None, *, from_scratch: bool, head_only: bool) -> None:
@@ -232,64 +293,6 @@ def _check_start(weights: Path | None, *, from_scratch: bool, head_only: bool) -
 def _check_suffix(out: Path) -> None:
     if out.suffix != ".safetensors":
         raise ConfigError("out", f"must end in .safetensors, not {out.name!r}")
-
-
-def _architecture(
-    name: str,
-    model_args: Sequence[str],
-    img_size: int | None,
-    mean: str | None,
-    std: str | None,
-    interpolation: str | None,
-    crop_pct: float | None,
-) -> Architecture:
-    from tleg_core.training.architecture import Architecture
-
-    return Architecture.named(
-        name,
-        model_args=dict(_model_arg(text) for text in model_args),
-        img_size=img_size,
-        mean=_numbers("mean", mean),
-        std=_numbers("std", std),
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-    )
-
-
-def _model_arg(text: str) -> tuple[str, Any]:
-    """Return name and value of `name=value`; the value is JSON's, Python's, or failing that a bare word."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
-        raise ConfigError("model_arg", f"must be like img_size=112, not {text[:80]!r}")
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return name, json.loads(json.dumps(read(value)))  # as the card will have it
-        except (ValueError, SyntaxError, TypeError, RecursionError):
-            continue
-    return name, value
-
-
-def _numbers(field: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers of `0.5,0.5,0.5`."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise ConfigError(field, f"must be like 0.5,0.5,0.5, not {text[:80]!r}") from None
-
-
-def _class_names(text: str) -> tuple[str, ...]:
-    """Return the class names of a file, one a line, or of a list with commas."""
-    path = Path(text)
-    try:
-        words = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("classes", f"cannot be read from {path}: {error}") from error
-    names = tuple(word.strip() for word in words if word.strip())
-    if len(set(names)) != len(names) or not names:
-        raise ConfigError("classes", "must be names, each once")
-    return names
 
 
 @contextmanager

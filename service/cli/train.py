@@ -29,7 +29,7 @@ from tleg_core.vit import VIT_SIZES
 if TYPE_CHECKING:
     from tleg_core.training.teacher import Teacher
 
-_BASE = {"training": {"epochs": 10, "warmup_epochs": 1}, "network": {"img_size": 28, "patch_size": 7}}
+BASE = {"training": {"epochs": 10, "warmup_epochs": 1}, "network": {"img_size": 28, "patch_size": 7}}
 
 
 def train(
@@ -149,7 +149,7 @@ def _config(
 
     Without an ancestry model alpha is 0: a recipe that distils is refused, unless the command line says alpha = 0 itself.
     """
-    base = LearngeneConfig.from_json(_BASE) if recipe is None else read_recipe(recipe)
+    base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
     if recipe is None:
         epochs = given["training"]["epochs"] or base.training.epochs
         warmup = given["training"]["warmup_epochs"]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+from click.testing import Result
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from service.cli import ancestry, train
 from tleg_core.description import Preprocessing
 from tleg_core.dtype import DType
-from tleg_core.errors import CheckpointError, ConfigError
-from tleg_core.images import ImageSet
+from tleg_core.errors import CheckpointError, ConfigError, TlegError
+from tleg_core.images import ImageSet, save_parquet
+from tleg_core.learngene import Learngene
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training.ancestry import AncestryCard, AncestryModel, Fit
 from tleg_core.training.architecture import Architecture
@@ -27,9 +33,24 @@ from tleg_core.training.stored_logits import StoredLogits, store_logits
 from tleg_core.training.teacher import AncestryTeacher, Teacher, check_classes
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 
+app = typer.Typer()
+app.command("train")(train.train)
+app.add_typer(ancestry.app, name="ancestry")
+
 CPU = torch.device("cpu")
 AUGMENTATION = Augmentation(flip=0.5, shift=2, views=2)
 TRAINING = TrainingConfig(epochs=3, batch_size=20, precision=Precision.FLOAT32, seed=5, augmentation=AUGMENTATION, lr=1e-3)
+
+
+def invoke(*words: object) -> Result:
+    """Run a command in this process; a traceback other than ours fails the test."""
+    arguments = [str(word) for word in words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tleg", *arguments])
+        result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit | TlegError):
+        raise result.exception
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +287,59 @@ def test_the_teachers_arithmetic_is_its_own(model: AncestryModel, bars: ImageSet
     assert not torch.equal(half, exact)
     torch.testing.assert_close(half, exact, rtol=0.1, atol=0.05)  # eight bits, through a few layers
     assert not exact.requires_grad
+
+
+@pytest.fixture(scope="module")
+def files(bars: ImageSet, model: AncestryModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an ancestry model's file and images, in the model's order of classes and in another."""
+    root = tmp_path_factory.mktemp("logits")
+    model.write(root / "ancestry.safetensors", {})
+    save_parquet(bars, root / "train.parquet")
+    save_parquet(replace(bars, class_names=("bottom", "middle", "top")), root / "other.parquet")
+    return root
+
+
+def test_the_commands_store_logits_and_train_on_them(files: Path, tmp_path: Path) -> None:
+    """`tleg ancestry logits`, then `tleg train --ancestry` with its file: the learngene that the model itself gives."""
+    data = ("--data", files / "train.parquet", "--device", "cpu", "--set", "augmentation.views=2")
+    data += ("--shift", 1, "--batch-size", 16)
+    out = tmp_path / "logits.safetensors"
+    asked = invoke(
+        "ancestry", "logits", "--ancestry", files / "ancestry.safetensors", "--out", out, "--dtype", "float32", *data
+    )
+    assert asked.exit_code == 0, asked.output
+    assert "2 views of 48 images" in asked.output
+    train = ("train", "--epochs", 2, "--size", "test", "--img-size", 16, "--patch-size", 8, "--depth", 2, *data)
+    train += ("--precision", "float32")
+    for name, teacher in (("fly", files / "ancestry.safetensors"), ("stored", out)):
+        result = invoke(*train, "--name", "bars", "--ancestry", teacher, "--out", tmp_path / f"{name}.safetensors")
+        assert result.exit_code == 0, result.output
+    fly, kept = (Learngene.open(tmp_path / f"{name}.safetensors") for name in ("fly", "stored"))
+    assert fly.digest == kept.digest
+    assert kept.description.provenance.ancestry.endswith("; logits stored as float32, 2 views of an image")
+    result = invoke(*train, "--shift", 2, "--ancestry", out, "--out", tmp_path / "wrong.safetensors")
+    assert "augmentation.shift was 1, is 2" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--data", "other.parquet"), "ancestry: has the classes of other in another order: class 0 is 'top' there"),
+        (("--ancestry", "train.parquet"), "train.parquet cannot be read as safetensors"),
+        (("--set", "augmentation.mixup_alpha=0.8"), "augmentation.views: cannot be had with mixup"),
+        (("--set", "augmentation.views=none"), "augmentation.views: must be a number"),
+        (("--out", "logits.pt"), "out: must end in .safetensors"),
+        (("--recipe", "nonesuch"), "recipe: 'nonesuch' is neither"),
+    ],
+)
+def test_wrong_options_of_the_command_are_one_clear_error(
+    files: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    """Each names the option and what it may be."""
+    given = [files / word if (files / word).is_file() else word for word in words]
+    words = ("--ancestry", files / "ancestry.safetensors", "--data", files / "train.parquet")
+    result = invoke(
+        "ancestry", "logits", *words, "--out", tmp_path / "a.safetensors", "--device", "cpu", "--batch-size", 16, *given
+    )
+    assert isinstance(result.exception, TlegError), result.output
+    assert message in str(result.exception)

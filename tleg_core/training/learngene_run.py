@@ -168,6 +168,11 @@ def learngene_trainer(
     )
 
 
+def training_batches(config: LearngeneConfig, data: ImageSet, device: torch.device) -> Batches:
+    """Return the batches that a learngene is trained on, as `train_learngene` makes them: stored logits must be of the same."""
+    return Batches.of_image_set(data, config.training, device)
+
+
 def learngene_of(model: AuxiliaryModel, description: Description) -> Learngene:
     """Return the learngene that a trained auxiliary model holds."""
     tensors = {name: tensor.float().cpu().numpy() for name, tensor in model.learngene_tensors().items()}
@@ -244,7 +249,7 @@ def train_learngene(
     description = describe_learngene(name, config, provenance, data.class_names, preprocessing)
     trainer = learngene_trainer(
         config,
-        Batches.of_image_set(data, config.training, device),
+        training_batches(config, data, device),
         teacher,
         num_classes=data.num_classes,
         preprocessing=preprocessing,

@@ -18,6 +18,7 @@ from service.cli import (
     demo,
     evaluate,
     fine_tunes,
+    learngenes,
     local,
     models,
     plot,
@@ -57,7 +58,8 @@ def _main(
 app.command(rich_help_panel=_SERVER)(serve.serve)
 app.command(rich_help_panel=_SERVER)(worker.worker)
 app.command(rich_help_panel=_SERVER)(demo.demo)
-app.command("learngenes", rich_help_panel=_SERVER)(models.list_learngenes)
+app.command(rich_help_panel=_SERVER)(learngenes.publish)
+app.add_typer(learngenes.app, name="learngenes", rich_help_panel=_SERVER)
 app.add_typer(models.app, name="models", rich_help_panel=_SERVER)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=_SERVER)
 app.add_typer(fine_tunes.app, name="fine-tunes", rich_help_panel=_SERVER)

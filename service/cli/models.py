@@ -1,4 +1,4 @@
-"""`tleg models` and `tleg learngenes`: commands against a server."""
+"""`tleg models`: commands against a server."""
 
 from __future__ import annotations
 
@@ -129,30 +129,6 @@ def download(
     """Download a model's weights; a broken download is taken up where it stopped."""
     with Client(url) as client:
         download_weights(client, model_id, output)
-
-
-def list_learngenes(url: Url, as_json: options.AsJson = False) -> None:
-    """List the learngenes of a server, with what their smallest and largest members cost."""
-    with Client(url) as client:
-        page = client.list_learngenes(limit=100)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    rows = []
-    for item in page.data:
-        low, high = item.members[0], item.members[-1]
-        best = max((entry.top1 for member in item.members for entry in member.accuracy.values()), default=None)
-        rows.append(
-            (
-                item.id,
-                item.method,
-                f"{low.depth}-{high.depth}",
-                f"{compact(low.params)}-{compact(high.params)}",
-                f"{compact(low.macs)}-{compact(high.macs)}",
-                percent(best),
-            )
-        )
-    print_table(("learngene", "method", "depth", "params", "MACs", "best top-1"), rows)
 
 
 def _print_costs(model: ModelResource) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from service.client import datasets, fine_tunes, models
+from service.client import datasets, fine_tunes, learngenes, models
 from service.client import download as downloads
 from service.client import events as event_streams
 from service.client.connection import DOWNLOAD_CHUNK_BYTES, base_url, options
@@ -76,8 +76,13 @@ class AsyncClient:
     create_model = _verb(models.create_model)
     get_model = _verb(models.get_model)
     list_models = _verb(models.list_models)
-    list_learngenes = _verb(models.list_learngenes)
     download = _verb(downloads.download)
+
+    publish_learngene = _verb(learngenes.publish_learngene)
+    get_learngene = _verb(learngenes.get_learngene)
+    list_learngenes = _verb(learngenes.list_learngenes)
+    delete_learngene = _verb(learngenes.delete_learngene)
+    download_learngene = _verb(learngenes.download_learngene)
 
     upload_dataset = _verb(datasets.upload_dataset)
     get_dataset = _verb(datasets.get_dataset)

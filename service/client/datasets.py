@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from service.api.schemas.datasets import DatasetList, DatasetResource
 from service.client.call import answer, call, given, segment
 from service.client.download import Progress
 from service.client.effect import Flow, Request, Upload, do
-from service.client.errors import ClientError
-from service.client.file_content import read_exactly
+from service.client.file_content import file_upload, reporting
 from service.client.folder_archive import FolderArchive
 
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
@@ -35,7 +33,7 @@ def upload_dataset(path: Path, *, name: str | None = None, progress: Progress | 
     """
     upload, content_type = yield from do(lambda: _open(path))
     if progress is not None:
-        upload = _reporting(upload, progress)
+        upload = reporting(upload, progress)
     request = Request(
         method="POST",
         path="/datasets",
@@ -77,23 +75,4 @@ def _open(path: Path) -> tuple[Upload, str]:
     if path.is_dir():
         archive = FolderArchive(path)
         return Upload(chunks=archive.chunks, size_bytes=archive.size_bytes), "application/x-tar"
-    try:
-        size_bytes = path.stat().st_size
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
-    return Upload(chunks=lambda: read_exactly(path, size_bytes), size_bytes=size_bytes), "application/octet-stream"
-
-
-def _reporting(upload: Upload, progress: Progress) -> Upload:
-    """Return an upload that says how far it is."""
-
-    def chunks() -> Iterator[bytes]:
-        sent = 0
-        for chunk in upload.chunks():
-            yield chunk
-            sent += len(chunk)  # it was taken when the next one is asked for
-            progress(sent, upload.size_bytes)
-
-    return Upload(chunks=chunks, size_bytes=upload.size_bytes)
+    return file_upload(path), "application/octet-stream"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from service.client.effect import Upload
 from service.client.errors import ClientError
 
 CHUNK_BYTES = 1024 * 1024
@@ -22,3 +23,27 @@ def read_exactly(path: Path, size_bytes: int) -> Iterator[bytes]:
         raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
     if left:
         raise ClientError(f"{path}: became shorter while it was sent")
+
+
+def file_upload(path: Path) -> Upload:
+    """Return a file's content as it is sent; raises `ClientError` where it cannot be read."""
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ClientError(f"{path}: cannot be read: {error.strerror}") from None
+    return Upload(chunks=lambda: read_exactly(path, size_bytes), size_bytes=size_bytes)
+
+
+def reporting(upload: Upload, progress: Callable[[int, int], None]) -> Upload:
+    """Return an upload that says how far it is: the bytes that were sent, and the bytes in all."""
+
+    def chunks() -> Iterator[bytes]:
+        sent = 0
+        for chunk in upload.chunks():
+            yield chunk
+            sent += len(chunk)  # it was taken when the next one is asked for
+            progress(sent, upload.size_bytes)
+
+    return Upload(chunks=chunks, size_bytes=upload.size_bytes)

@@ -1,8 +1,7 @@
-"""The verbs of models and learngenes."""
+"""The verbs of models."""
 
 from __future__ import annotations
 
-from service.api.schemas.learngenes import LearngeneList
 from service.api.schemas.models import CreatedModel, ModelList, ModelRequestBody, ModelResource
 from service.client.call import call, fresh_key, given, segment
 from service.client.effect import Flow, Request
@@ -31,8 +30,3 @@ def get_model(model_id: str) -> Flow[ModelResource]:
 def list_models(*, limit: int = 20, after: str | None = None) -> Flow[ModelList]:
     """Return a page of models, newest first."""
     return call(ModelList, Request(method="GET", path="/models", params=given(limit=limit, after=after)))
-
-
-def list_learngenes(*, limit: int = 20, after: str | None = None) -> Flow[LearngeneList]:
-    """Return a page of learngenes, by name."""
-    return call(LearngeneList, Request(method="GET", path="/learngenes", params=given(limit=limit, after=after)))

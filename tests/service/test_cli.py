@@ -179,6 +179,8 @@ def test_inspect_fits_a_terminal_with_the_longest_facts(tleg: Tleg, tmp_path: Pa
     [
         (),
         *((name,) for name in ("serve", "worker", "demo", "learngenes", "models", "datasets", "fine-tunes", "budget")),
+        ("publish",),
+        *(("learngenes", name) for name in ("list", "show", "download", "delete")),
         *((name,) for name in ("expand", "inspect", "import", "train", "evaluate", "ancestry")),
         *(("models", name) for name in ("create", "list", "get", "download")),
         *(("datasets", name) for name in ("upload", "list", "get", "delete")),
@@ -246,6 +248,8 @@ def test_a_bad_learngene_is_one_line(
     "command",
     [
         ("learngenes",),
+        ("learngenes", "show", "tiny-tleg"),
+        ("learngenes", "download", "tiny-tleg"),
         ("models", "list"),
         ("models", "get", "m-1"),
         ("models", "create"),

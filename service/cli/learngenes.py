@@ -1,0 +1,162 @@
+"""`tleg publish` and `tleg learngenes`: what a server expands models from; published, listed, downloaded and deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.api.schemas.learngenes import FamilyMember, LearngeneList, LearngeneResource
+from service.cli import budget_options as options
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, transfer_bar
+from service.cli.models import Url
+from service.client import Client
+
+app = typer.Typer(help="List, show, download and delete the learngenes of a server.")
+
+Name = Annotated[str, typer.Argument(help="The learngene's name.", show_default=False)]
+
+_PAGE = 100
+
+
+def publish(
+    url: Url,
+    file: Annotated[Path, typer.Argument(help="A learngene's file, as `tleg train` writes it.", show_default=False)],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of other weights that are published under its name.")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Publish a learngene on a server, which checks it and serves it at once, without a restart.
+
+    Its name is the one in the file. Publishing the same file again changes nothing; one of the same weights with more
+    measured accuracy takes the old one's place.
+    """
+    with Client(url) as client, transfer_bar(file.name or str(file)) as bar:
+        task = bar.task_ids[0]
+
+        def show_progress(sent: int, size: int) -> None:
+            bar.update(task, completed=sent, total=size)
+            if sent == size:
+                bar.update(task, description="the server checks the learngene")
+
+        learngene = client.publish_learngene(file, replace=replace, progress=show_progress)
+    _print(learngene, as_json=as_json)
+
+
+@app.callback(invoke_without_command=True)
+def learngenes(context: typer.Context, url: Url, as_json: options.AsJson = False) -> None:
+    """List, show, download and delete the learngenes of a server; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_learngenes(url, as_json=as_json)
+    elif any(_is_given(context, name) for name in ("url", "as_json")):
+        context.fail(f"options of `{context.invoked_subcommand}` come after it")
+
+
+@app.command("list")
+def list_learngenes(
+    url: Url,
+    limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="Learngenes a page.")] = _PAGE,
+    after: Annotated[str | None, typer.Option(help="Go on after this name.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List learngenes by name, with what their smallest and largest members cost."""
+    with Client(url) as client:
+        page = client.list_learngenes(limit=limit, after=after)
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    _print_page(page)
+
+
+@app.command()
+def show(url: Url, name: Name, as_json: options.AsJson = False) -> None:
+    """Show one learngene: where it comes from, and every member's costs and accuracy."""
+    with Client(url) as client:
+        learngene = client.get_learngene(name)
+    _print(learngene, as_json=as_json)
+
+
+@app.command()
+def download(
+    url: Url,
+    name: Name,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; <name>.safetensors by default.")] = None,
+) -> None:
+    """Download a learngene's file, of which `tleg expand` makes every member without a server."""
+    path = output or Path(f"{name.replace('/', '_')}.safetensors")
+    with Client(url) as client, transfer_bar(path.name) as bar:
+        task = bar.task_ids[0]
+        learngene = client.download_learngene(
+            name, path, progress=lambda have, size: bar.update(task, completed=have, total=size)
+        )
+    err.print(f"{path}: {learngene.size_bytes:,} bytes, sha256 {learngene.sha256} checked", soft_wrap=True)
+
+
+@app.command()
+def delete(url: Url, name: Name) -> None:
+    """Delete a published learngene; models that are expanded from it cannot be downloaded afterwards."""
+    with Client(url) as client:
+        client.delete_learngene(name)
+    err.print(f"{name} is deleted", soft_wrap=True)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _print_page(page: LearngeneList) -> None:
+    rows = []
+    for item in page.data:
+        low, high = item.members[0], item.members[-1]
+        best = max((entry.top1 for member in item.members for entry in member.accuracy.values()), default=None)
+        rows.append(
+            (
+                item.id,
+                item.method,
+                f"{low.depth}-{high.depth}",
+                f"{compact(low.params)}-{compact(high.params)}",
+                percent(best),
+                item.source.value,
+            )
+        )
+    print_table(("learngene", "method", "depth", "params", "best top-1", "source"), rows)
+    if page.has_more:
+        err.print(f"more follow: --after {page.data[-1].id}")
+
+
+def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
+    if as_json:
+        print_json(learngene.model_dump(mode="json"))
+        return
+    config, provenance = learngene.config, learngene.provenance
+    published = "" if learngene.published_at is None else f" {learngene.published_at:%Y-%m-%d %H:%M} UTC"
+    trained = "" if learngene.trained_depth is None else f", trained at depth {learngene.trained_depth}"
+    print_facts(
+        [
+            ("name", learngene.id),
+            ("method", f"{learngene.method}{trained}"),
+            ("network", f"width {config.embed_dim}, {config.img_size} px in patches of {config.patch_size}"),
+            ("classes", f"{config.num_classes:,}"),
+            ("source", f"{learngene.source.value}{published}"),
+            ("size", f"{compact(learngene.size_bytes)}B, {learngene.stored_params:,} parameters for all members"),
+            ("digest", learngene.digest),
+            ("sha256", learngene.sha256),
+            ("data", provenance.data_set),
+            ("ancestry", provenance.ancestry),
+            ("licence", provenance.licence),
+        ]
+    )
+    out.print()
+    rows = [_row(member) for member in learngene.members]
+    print_table(("depth", "params", "MACs", "size", "top-1"), rows, folds=4)
+
+
+def _row(member: FamilyMember) -> tuple[str, ...]:
+    """Return a member's costs and its measured accuracy by data set."""
+    accuracy = ", ".join(f"{percent(entry.top1)} {data_set}" for data_set, entry in member.accuracy.items()) or "-"
+    costs = (compact(member.params), compact(member.macs), f"{compact(member.weights_bytes)}B")
+    return (str(member.depth), *costs, accuracy)

@@ -40,9 +40,9 @@ def image_set(count: int = 330) -> ImageSet:
     return ImageSet(name="noise", images=images, labels=np.arange(count) % 3, class_names=("a", "b", "c"))
 
 
-def trainer(folder: Path, config: TrainingConfig = CONFIG, seed: int = 0) -> Trainer[AuxiliaryModel]:
+def trainer(folder: Path, config: TrainingConfig = CONFIG, seed: int = 0, drop_path: float = 0.2) -> Trainer[AuxiliaryModel]:
     """Return a run that uses every source of randomness: order, augmentation, mixup and stochastic depth."""
-    model = AuxiliaryModel(NETWORK, Polynomial(num_components=2), depth=3, seed=seed, drop_path_rate=0.2)
+    model = AuxiliaryModel(NETWORK, Polynomial(num_components=2), depth=3, seed=seed, drop_path_rate=drop_path)
 
     def objective(batch: Batch) -> Outcome:
         logits = model(batch.images)

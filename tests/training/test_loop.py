@@ -84,11 +84,28 @@ def test_micro_batches_give_the_gradient_of_the_large_batch(tmp_path: Path) -> N
     model = linear()
     config = TrainingConfig(epochs=1, batch_size=64, micro_batches=4, precision=Precision.FLOAT32, augmentation=PLAIN)
     run = linear_trainer(model, config, tmp_path)
-    images, targets = run._batch()
-    expected = torch.autograd.grad(nn.functional.cross_entropy(model(images.flatten(1)), targets), list(model.parameters()))
-    run._update(images, targets)
+    batch = run._batch()
+    loss = nn.functional.cross_entropy(model(batch.images.flatten(1)), batch.targets)
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    run._update(batch)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-8)  # sums in another order
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])
+def test_micro_batches_of_mixed_images_give_the_auxiliary_models_gradient(tmp_path: Path, precision: Precision) -> None:
+    """Images are mixed over the whole batch before it is divided, and the basis' gradient is the sum over the parts."""
+    augmentation = Augmentation(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
+    gradients = []
+    for parts in (1, 2, 8):
+        config = replace(CONFIG, micro_batches=parts, precision=precision, augmentation=augmentation)
+        run = trainer(tmp_path / str(parts), config, drop_path=0.0)  # its draws are those of a part
+        run._update(run._batch())
+        gradients.append([parameter.grad for parameter in run._model.parameters()])
+    half = precision is Precision.FLOAT16
+    for whole, *others in zip(*gradients, strict=True):
+        for other in others:  # sums in another order; float16 rounds each activation to 11 bits
+            torch.testing.assert_close(other, whole, rtol=0, atol=float(whole.abs().max()) * (2e-2 if half else 1e-5) + 1e-8)
 
 
 def test_micro_batches_train_to_the_same_weights(tmp_path: Path) -> None:
@@ -118,17 +135,19 @@ def test_each_epoch_sees_every_image_once_in_another_order(tmp_path: Path) -> No
     batches = []
     for step in range(8):
         run._step = step
-        batches.append(run._batch()[0])
+        batches.append(run._batch().images)
     first, second = torch.cat(batches[:4]), torch.cat(batches[4:])
     assert not torch.equal(first, second)
     assert torch.equal(first.flatten(1).sum(1).sort().values, second.flatten(1).sum(1).sort().values)
 
 
-def test_a_crashed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    """With mixup, stochastic depth, EMA and bfloat16, from the middle of an epoch."""
-    seldom = replace(CONFIG, checkpoint_every_steps=1000)
+@pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.FLOAT16])
+def test_a_crashed_run_resumes_to_the_same_bits(tmp_path: Path, precision: Precision) -> None:
+    """With mixup, stochastic depth, EMA, clipping and two parts of each batch, from the middle of an epoch."""
+    config = replace(CONFIG, precision=precision, micro_batches=2, clip_grad=1.0)
+    seldom = replace(config, checkpoint_every_steps=1000)
     undisturbed = trainer(tmp_path / "a", seldom).run()
-    crash_after(trainer(tmp_path / "b"), steps=57)
+    crash_after(trainer(tmp_path / "b", config), steps=57)
     resumed = trainer(tmp_path / "b", seldom)
     resumed.load()
     assert same(resumed.run(), undisturbed)

@@ -1,10 +1,9 @@
 """The training loop: any module and objective over batches of images, resumable to the bit from any update.
 
-AdamW and a cosine schedule with warm-up, both from timm's factories; gradient accumulation equal to the large batch, and more
-of it where memory runs out; EMA; several processes. Every random number follows from the seed and the update's number, so a
-run that was killed ends with the weights of one that was not (on one CPU; GPU kernels may round otherwise). What is learned,
-from what loss, is the objective's business; which images, `batches`'; where checkpoints lie, the keeper's; who is told, the
-observer's.
+Gradient accumulation equal to the large batch, and more of it where memory runs out; several processes. Every random number
+follows from the seed and the update's number, so a run that was killed ends with the weights of one that was not (on one CPU;
+GPU kernels may round otherwise). What is learned, from what loss, is the objective's business; which images, `batches`'; what
+gradients become, `updates`'; where checkpoints lie, the keeper's; who is told, the observer's.
 
 Shape legend: B images of a batch, H height, W width, C classes.
 """
@@ -19,15 +18,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeAlias
 
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from timm.scheduler.scheduler_factory import create_scheduler_v2
-from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 
-from tleg_core.errors import CheckpointError
+from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.draws import seed_of
@@ -42,6 +38,7 @@ from tleg_core.training.interruption import stop_requests
 from tleg_core.training.keeper import Keeper
 from tleg_core.training.observer import EpochReport, Observer, StepReport
 from tleg_core.training.processes import Processes
+from tleg_core.training.updates import ModelT, Updates
 from tleg_core.training_config import Precision, TrainingConfig
 
 _REPORT_S = 0.5
@@ -55,8 +52,6 @@ class Outcome:
     loss: Tensor
     logits: Tensor
 
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
 
 Objective: TypeAlias = Callable[[Batch], Outcome]
 """Takes a batch, or a part of one."""
@@ -103,6 +98,9 @@ class Trainer(Generic[ModelT]):
             raise `MeasurementStoppedError`.
         wish: Says whether to stop, asked after each update; without it, SIGINT and SIGTERM do.
         processes: Those that share the run.
+
+    Raises:
+        ConfigError: The processes cannot share the batch evenly.
     """
 
     def __init__(
@@ -125,28 +123,12 @@ class Trainer(Generic[ModelT]):
         self._processes = processes or Processes()
         self._steps_per_epoch = batches.steps_per_epoch
         self._total_steps = config.epochs * self._steps_per_epoch
+        each, rest = divmod(config.batch_size, self._processes.count)
+        if rest or (config.augmentation.mixes and each % 2):
+            what = "a multiple of the processes, each part even for mixup and cutmix"
+            raise ConfigError("training.batch_size", f"must be {what}, not {config.batch_size} for {self._processes.count}")
         self._identity = json.loads(json.dumps({**identity, "training": config.decisive(), "data": batches.digest}))
-        layer_decay = None if config.layer_decay == 1.0 else config.layer_decay
-        self._optimizer = create_optimizer_v2(
-            model,
-            opt="adamw",
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            layer_decay=layer_decay,
-            fused=True,  # one kernel for all parameters: half the time of the default on a CPU, less on a GPU
-        )
-        self._scheduler, _ = create_scheduler_v2(
-            self._optimizer,
-            sched="cosine",
-            num_epochs=config.epochs,
-            min_lr=config.min_lr,
-            warmup_lr=config.warmup_lr,
-            warmup_epochs=config.warmup_epochs,
-            step_on_epochs=False,
-            updates_per_epoch=self._steps_per_epoch,
-        )
-        self._trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        self._ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
+        self._updates = Updates(model, config, steps_per_epoch=self._steps_per_epoch, device=device, processes=self._processes)
         self._parts = config.micro_batches
         self._step = 0
         self._epoch_ended = True  # its end was measured and reported
@@ -158,7 +140,7 @@ class Trainer(Generic[ModelT]):
     @property
     def result(self) -> ModelT:
         """The trained module: the EMA where there is one."""
-        return self._model if self._ema is None else cast("ModelT", self._ema.module)
+        return self._updates.result
 
     @property
     def total_steps(self) -> int:
@@ -229,20 +211,14 @@ class Trainer(Generic[ModelT]):
         """Take one optimiser step on the mean loss of the whole batch; in more parts if memory does not suffice."""
         while not self._computed_gradients(batch):
             self._halve_parts(len(batch))
-        self._processes.average_gradients(self._trained)
-        if self._config.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self._trained, self._config.clip_grad)
-        self._optimizer.step()
         self._step += 1
         self._epoch_ended = self._step % self._steps_per_epoch != 0
-        self._scheduler.step_update(self._step)
-        if self._ema is not None:
-            self._ema.update(self._model)
+        self._updates.apply(self._step)
 
     def _computed_gradients(self, batch: Batch) -> bool:
         """Compute the gradient part by part; False where any process ran out of memory."""
         torch.manual_seed(seed_of(self._config.seed, "forward", self._step, self._processes.rank))  # stochastic depth
-        self._optimizer.zero_grad()
+        self._updates.forget()
         loss_sum, correct = torch.zeros_like(self._epoch_loss), torch.zeros_like(self._epoch_correct)
         failed = False
         try:
@@ -250,7 +226,7 @@ class Trainer(Generic[ModelT]):
                 with autocast(self._device, self._config.precision):
                     outcome = self._objective(part)
                 loss = outcome.loss * (len(part) / len(batch))
-                loss.backward()  # type: ignore[no-untyped-call]
+                self._updates.backward(loss)
                 loss_sum += loss.detach()
                 labels = part.targets if part.targets.ndim == 1 else part.targets.argmax(dim=1)
                 correct += (outcome.logits.detach().argmax(dim=1) == labels).sum()
@@ -268,7 +244,7 @@ class Trainer(Generic[ModelT]):
         """Compute this and every later update in parts half as large."""
         if self._parts >= batch:
             raise TrainingMemoryError
-        self._optimizer.zero_grad()
+        self._updates.forget()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         self._parts = min(2 * self._parts, batch)
@@ -287,10 +263,6 @@ class Trainer(Generic[ModelT]):
     def _steps_of_epoch(self) -> int:
         """Updates that the sums of this epoch are over; 0 only before the first."""
         return self._step % self._steps_per_epoch or min(self._step, self._steps_per_epoch)
-
-    def _lr(self) -> float:
-        """Return the learning rate of the next update, of the layers that it is not scaled down for."""
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
 
     def _restart_rate(self) -> None:
         """Forget the time that passed with other things than training."""
@@ -315,7 +287,7 @@ class Trainer(Generic[ModelT]):
                 step=self._step,
                 steps=self._total_steps,
                 train_loss=self._mean_loss(self._steps_of_epoch),
-                lr=self._lr(),
+                lr=self._updates.lr,
                 images_per_s=self._rate,
             )
         )
@@ -343,7 +315,7 @@ class Trainer(Generic[ModelT]):
                 step=self._step,
                 train_loss=loss,
                 train_top1=correct / (steps * self._config.batch_size),
-                lr=self._lr(),
+                lr=self._updates.lr,
                 images_per_s=self._rate,
                 metrics=metrics,
             )
@@ -355,13 +327,9 @@ class Trainer(Generic[ModelT]):
         sums = {"epoch.loss": self._processes.sum(self._epoch_loss), "epoch.correct": self._processes.sum(self._epoch_correct)}
         if not self._processes.first:
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
-        if self._ema is not None:
-            tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.module.state_dict().items()}
-        for index, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         facts = {"step": self._step, "ended": self._epoch_ended, "parts": self._parts, "identity": self._identity}
-        self._keeper.keep(Checkpoint(tensors=tensors | sums, facts=facts), self._step)
+        facts["scaler"] = self._updates.facts()
+        self._keeper.keep(Checkpoint(tensors=self._updates.tensors() | sums, facts=facts), self._step)
 
     def load(self) -> None:
         """Go on from the kept checkpoint.
@@ -375,20 +343,9 @@ class Trainer(Generic[ModelT]):
         if changed:
             details = "; ".join(f"{name} was {before.get(name)}, is {self._identity.get(name)}" for name in changed)
             raise CheckpointError(f"{self._keeper} is of another run: {details}")
-        try:
-            self._model.load_state_dict(checkpoint.part("model"), strict=True)
-            if self._ema is not None:
-                self._ema.module.load_state_dict(checkpoint.part("ema"), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self._keeper} does not fit the model: {error}") from error
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.part("optimizer").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
+        self._step, self._epoch_ended = int(checkpoint.facts["step"]), bool(checkpoint.facts["ended"])
+        self._updates.load(checkpoint, self._step)
         if self._processes.first:
             self._epoch_loss.copy_(checkpoint.tensors["epoch.loss"])
             self._epoch_correct.copy_(checkpoint.tensors["epoch.correct"])
         self._parts = int(checkpoint.facts["parts"])
-        self._step, self._epoch_ended = int(checkpoint.facts["step"]), bool(checkpoint.facts["ended"])
-        self._scheduler.step_update(self._step)

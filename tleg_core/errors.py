@@ -2,6 +2,7 @@
 
     TlegError
     ├── ConfigError             a value outside its limits; names the field
+    │   └── PictureError        a picture of a data set that cannot be read; names it
     ├── LearngeneFileError      a learngene file that cannot be trusted
     │   └── LearngeneDigestError
     ├── BudgetInfeasibleError   no member fits; names the binding limit and the nearest member
@@ -35,6 +36,21 @@ class ConfigError(TlegError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.reason = message
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.field, self.reason)  # it comes from other processes too
+
+
+class PictureError(ConfigError):
+    """A picture of the data set cannot be read."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__("data", f"{name} {problem}")
+        self.name = name
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.name, self.problem)
 
 
 class LearngeneFileError(TlegError):

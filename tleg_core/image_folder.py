@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tleg_core.errors import ConfigError
+from tleg_core.errors import ConfigError, PictureError
 from tleg_core.image_source import check_labels, index_digest
 
 IMAGE_SUFFIXES: Final = frozenset({b".jpg", b".jpeg", b".png", b".webp"})
@@ -61,13 +61,13 @@ class ImageFolder:
         return len(self.labels)
 
     def encoded(self, row: int) -> bytes:
-        """Return a picture's file; raises `ConfigError` where it cannot be read."""
+        """Return a picture's file; raises `PictureError` where it cannot be read."""
         path = self._path(row)
         try:
             with open(path, "rb") as file:  # noqa: PTH123 (a Path for each of a million pictures takes longer than to open it)
                 return file.read()
         except OSError as error:
-            raise ConfigError("data", f"{os.fsdecode(path)} cannot be read: {error.strerror}") from error
+            raise PictureError(os.fsdecode(path), f"cannot be read: {error.strerror}") from error
 
     def picture_name(self, row: int) -> str:
         """Return a picture's path."""

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from tleg_core.errors import ConfigError
+from tleg_core.errors import ConfigError, PictureError
 from tleg_core.image_file import decode_image
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)  # what Pillow raises
 
 
 class ImageSource(Protocol):
@@ -48,7 +50,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, row: int) -> bytes | memoryview:
-        """Return one image as it was encoded; raises `ConfigError` where it cannot be read any more."""
+        """Return one image as it was encoded; raises `PictureError` where it cannot be read."""
         ...
 
     def picture_name(self, row: int) -> str:
@@ -99,27 +101,27 @@ def read_picture(source: ImageSource, row: int) -> Image.Image:
     """Return an image as RGB, upright as `decode_image` makes it.
 
     Raises:
-        ConfigError: It is damaged; the error names it.
+        PictureError: It is damaged.
     """
     try:
         return decode_image(source.encoded(row))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ConfigError("data", f"{source.picture_name(row)} is no readable picture: {error}") from error
+    except _UNREADABLE as error:
+        raise PictureError(source.picture_name(row), f"is no readable picture: {error}") from error
 
 
 def common_size(source: ImageSource) -> tuple[int, int] | None:
     """Return the width and height that all images have, read from their headers, or None where two differ.
 
     Raises:
-        ConfigError: An image is damaged.
+        PictureError: An image is damaged.
     """
     sizes = set()
     for row in range(len(source)):
         try:
             with Image.open(io.BytesIO(source.encoded(row))) as opened:
                 sizes.add(opened.size)
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ConfigError("data", f"{source.picture_name(row)} is no readable picture: {error}") from error
+        except _UNREADABLE as error:
+            raise PictureError(source.picture_name(row), f"is no readable picture: {error}") from error
         if len(sizes) > 1:
             return None
     return sizes.pop()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tleg_core.errors import ConfigError
+from tleg_core.errors import ConfigError, PictureError
 from tleg_core.image_source import check_labels, index_digest
 
 KEPT_BYTES: Final = 256 * 1024**2
@@ -72,13 +72,11 @@ class ParquetImages:
         self._prepare_reading()
 
     def encoded(self, row: int) -> memoryview:
-        """Return one image as it was encoded; raises `ConfigError` where its file has none."""
+        """Return one image as it was encoded; raises `PictureError` where its file has none."""
         group, place = self._place(row)
         content = self._contents(group)[place]
         if not content.is_valid:
-            raise ConfigError(
-                "data", f"{self._file(row)}: an `image` has no bytes (references to other files are not followed)"
-            )
+            raise PictureError(self.picture_name(row), "has no bytes: references to other files are not followed")
         return memoryview(content.as_buffer())
 
     def picture_name(self, row: int) -> str:
@@ -102,9 +100,6 @@ class ParquetImages:
             raise IndexError(f"image {row} of {len(self)}")
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         return group, int(row - self._starts[group])
-
-    def _file(self, row: int) -> Path:
-        return self._paths[self._groups[self._place(row)[0]][0]]
 
     def _contents(self, group: int) -> Any:
         """Return a group's images, a chunked array of bytes."""

@@ -7,7 +7,6 @@ attempt writes, so an attempt that was given up harms nothing.
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import os
 import time
@@ -15,122 +14,20 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import torch
-from pydantic import BaseModel
 
-from service.domain.dataset import Dataset
 from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectDamagedError, ObjectStoreError
-from service.domain.model import Model
-from service.storage.object_store import state_key, state_sha256, weights_key
-from service.worker.protocol import (
-    INTERNAL_ERROR,
-    EpochDone,
-    Failed,
-    Finished,
-    Note,
-    Run,
-    Saved,
-    Started,
-    Stepped,
-    Stopped,
-    Weights,
-)
+from service.worker.fine_tune_run import do_fine_tune
+from service.worker.protocol import INTERNAL_ERROR, Failed, FineTuneRun, Run, Stopped, TrainingRun
+from service.worker.run_reporter import Report
+from service.worker.training_run import do_training
 from service.worker.workbench import Workbench
-from tleg_core.errors import CheckpointError, ConfigError, ImageFileError
-from tleg_core.fine_tuning import FineTuneSettings, Start
-from tleg_core.training.checkpoint import Checkpoint
-from tleg_core.training.decoded import InputShape
+from tleg_core.errors import CheckpointError, ConfigError, ImageFileError, PictureError
 from tleg_core.training.errors import TrainingDivergedError, TrainingInterruptedError, TrainingMemoryError, is_out_of_memory
-from tleg_core.training.fine_tune import FineTune, Lesson
 from tleg_core.training.loop import Wish
-from tleg_core.training.network import Network
-from tleg_core.training.observer import EpochReport, StepReport
 
 logger = logging.getLogger(__name__)
 
 FIRST_WORD_S = 5.0  # that the first process has for its report before another one's end ends it
-
-Report = Callable[[BaseModel], None]
-
-
-class _StateKeeper:
-    """Keeps the states of one attempt in the object store."""
-
-    def __init__(self, run: Run, bench: Workbench, report: Report) -> None:
-        self._run, self._bench, self._report = run, bench, report
-        self._path = bench.work_dir / "state.safetensors"
-        self._saved_s = time.monotonic()
-
-    def __str__(self) -> str:
-        """Return what it is, for messages."""
-        return "the saved state"
-
-    def due(self, step: int, *, ends_epoch: bool) -> bool:  # noqa: ARG002 (time alone counts)
-        """Whether so much time has passed."""
-        return time.monotonic() - self._saved_s >= self._run.checkpoint_s
-
-    def keep(self, checkpoint: Checkpoint, step: int) -> None:
-        """Put it into the object store, and say so; where that fails, training goes on without it."""
-        try:
-            checkpoint.write(self._path)
-            with self._path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            key = state_key(self._run.job, self._run.attempt, step, sha256)
-            self._bench.store.move_file(key, self._path)
-        except (CheckpointError, ObjectStoreError, OSError) as error:
-            logger.warning("a state is not saved: %s", error, extra={"action": "state_not_saved", "job": self._run.job})
-            self._report(Note(job=self._run.job, message=f"the state of step {step} could not be saved: is the disk full?"))
-        else:
-            self._report(Saved(job=self._run.job, step=step, key=key))
-        finally:
-            self._path.unlink(missing_ok=True)
-            self._saved_s = time.monotonic()
-
-    def read(self) -> Checkpoint:
-        """Return the state to go on from; raises `CheckpointError` where it is gone or damaged."""
-        key = self._run.resume_key or ""
-        try:
-            self._bench.store.fetch_file(key, self._path, sha256=state_sha256(key))
-            return Checkpoint.read(self._path)
-        except FileNotFoundError:
-            raise CheckpointError("the saved state is gone") from None
-        except ObjectDamagedError as error:
-            raise CheckpointError(str(error)) from None
-        finally:
-            self._path.unlink(missing_ok=True)
-
-
-class _Reporter:
-    """Tells the supervisor how a run goes."""
-
-    def __init__(self, job: str, report: Report) -> None:
-        self._job, self._report = job, report
-        self.keep_weights: Callable[[int], Weights | None] = lambda _epoch: None
-        self.last_metrics: dict[str, float] = {}
-        self.last_epoch = 0
-
-    def stepped(self, report: StepReport) -> None:
-        """Report progress."""
-        self._report(
-            Stepped(
-                job=self._job,
-                epoch=report.epoch,
-                step=report.step,
-                steps=report.steps,
-                images_per_s=report.images_per_s,
-                metrics={"train_loss": report.train_loss, "lr": report.lr},
-            )
-        )
-
-    def epoch_done(self, report: EpochReport) -> None:
-        """Report an epoch's end, with the weights where they are kept."""
-        self.last_metrics = {"train_loss": report.train_loss, **report.metrics}
-        self.last_epoch = report.epoch
-        weights = self.keep_weights(report.epoch)
-        self._report(EpochDone(job=self._job, epoch=report.epoch, step=report.step, metrics=self.last_metrics, weights=weights))
-
-    def note(self, message: str) -> None:
-        """Report a message."""
-        self._report(Note(job=self._job, message=message))
 
 
 def train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish]) -> None:
@@ -144,7 +41,12 @@ def train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish]) 
     """
     failure: Failed | None = None
     try:
-        _train(run, bench, report, wish)
+        bench.fetch_learngene(run.learngene_key)
+        match run:
+            case FineTuneRun():
+                do_fine_tune(run, bench, report, wish)
+            case TrainingRun():
+                do_training(run, bench, report, wish)
     except TrainingInterruptedError:
         report(Stopped(job=run.job))
     except Exception as error:  # whatever it is, it is this job's, and the engine goes on
@@ -181,6 +83,8 @@ def _failure(job: str, error: Exception) -> Failed:
         f"the training failed by an error of its own ({type(error).__name__}); see the worker's log",
     )
     match error:
+        case PictureError():
+            code, message = "dataset_missing", "an image of the data set cannot be decoded"
         case ConfigError():
             code, message = "invalid_settings", str(error)
         case TrainingDivergedError():
@@ -194,7 +98,7 @@ def _failure(job: str, error: Exception) -> Failed:
         case ImageFileError():
             code, message = "dataset_missing", "the data set's images cannot be read: the file is damaged"
         case ObjectDamagedError() | CheckpointError():
-            code, message = "weights_damaged", "the file of the model that training starts from is damaged"
+            code, message = "weights_damaged", "the file of the model that training starts from, or learns from, is damaged"
         case ObjectStoreError():
             code, message = "storage_failed", str(error)
         case OSError(errno=None):  # Pillow's
@@ -204,73 +108,3 @@ def _failure(job: str, error: Exception) -> Failed:
         case _ if is_out_of_memory(error):
             code, message = "out_of_memory", "the network and the optimiser do not fit the memory of the worker's device"
     return Failed(job=job, code=code, message=message)
-
-
-def _train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish]) -> None:
-    settings = FineTuneSettings.from_json(run.settings)
-    if settings.nproc != bench.processes.count:
-        raise ConfigError("nproc", f"is {settings.nproc}, but {bench.processes.count} processes run")
-    model, dataset = Model.from_json(run.model), Dataset.from_json(run.dataset)
-    preprocessing = bench.preprocessing(model)
-    file = bench.images(dataset)
-    args = model.model_args
-    shape = InputShape.of(args["img_size"], args["in_chans"], preprocessing)
-    lesson = Lesson(
-        network=Network(architecture=model.architecture, model_args=args, num_classes=len(file.class_names)),
-        weights=bench.weights(model) if settings.start is Start.MODEL else None,
-        preprocessing=preprocessing,
-        file=file,
-        pixels=bench.pixels(dataset, file, shape),
-        shape=shape,
-        digest=f"{model.id} {dataset.id}",
-    )
-    reporter = _Reporter(run.job, report)
-
-    def fine_tune() -> FineTune:
-        return FineTune(
-            lesson,
-            settings,
-            device=bench.device,
-            threads=bench.threads,
-            keeper=_StateKeeper(run, bench, report),
-            observer=reporter,
-            wish=wish,
-            processes=bench.processes,
-        )
-
-    tuned = fine_tune()
-    if run.resume_key is not None:
-        try:
-            tuned.load()
-        except CheckpointError as error:
-            logger.warning("a state is not used: %s", error, extra={"action": "state_unusable", "job": run.job})
-            reporter.note("the saved state cannot be used; training begins again, to the same result")
-            tuned = fine_tune()
-
-    def stored_weights() -> Weights:
-        path = bench.work_dir / "weights.safetensors"
-        try:
-            written = tuned.write_weights(path)
-            key = weights_key(written.sha256)
-            bench.store.move_file(key, path)
-        finally:
-            path.unlink(missing_ok=True)
-        return Weights(key=key, sha256=written.sha256, size_bytes=written.size_bytes, images=tuned.images)
-
-    def kept_weights(epoch: int) -> Weights | None:
-        is_kept = epoch % settings.save_every_epochs == 0 and epoch < settings.epochs
-        return stored_weights() if is_kept and bench.processes.first else None
-
-    reporter.keep_weights = kept_weights
-    report(Started(job=run.job, settings=tuned.settings.to_json(), steps=tuned.total_steps))
-    tuned.run()
-    if bench.processes.first:
-        report(
-            Finished(
-                job=run.job,
-                epoch=settings.epochs,
-                step=tuned.total_steps,
-                metrics=reporter.last_metrics,
-                weights=stored_weights(),
-            )
-        )

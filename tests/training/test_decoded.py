@@ -13,12 +13,13 @@ import timm
 import torch
 from PIL import Image
 
-from tleg_core.description import Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import FineTuneFacts, FineTuneSettings
 from tleg_core.image_file import TEST, TRAIN, ImageFile, ImageFileWriter, decode_image
-from tleg_core.training.decoded import DecodedPixels, InputShape, RandPixels
+from tleg_core.training.augmented import RandPixels
+from tleg_core.training.decoded import DecodedPixels, InputShape
 from tleg_core.training.fine_tune import split_images
+from tleg_core.training.random_view import RandomView
 
 CPU = torch.device("cpu")
 SIDES = ((40, 64), (64, 40), (32, 32), (33, 100), (20, 21), (300, 200))
@@ -81,7 +82,7 @@ def test_randaugment_follows_seed_epoch_and_image_alone(file: ImageFile, threads
     shape = InputShape(side=16, channels=3, interpolation="bicubic", crop_pct=1.0)
 
     def pixels(seed: int = 3) -> RandPixels:
-        return RandPixels(file, shape, Preprocessing(), seed=seed, device=CPU, threads=threads)
+        return RandPixels(file, RandomView(shape=shape, mean=(0.5, 0.5, 0.5)), seed=seed, device=CPU, threads=threads)
 
     first = pixels().take([0, 1, 2, 3, 4], 7)
     torch.manual_seed(0)

@@ -4,7 +4,8 @@
     ├── TrainingInterruptedError    asked to stop; the checkpoint is written
     ├── MeasurementStoppedError     asked to stop while held-out images were classified
     ├── TrainingDivergedError       the loss is not finite; the last checkpoint stands
-    └── TrainingMemoryError         one image at a time does not fit the device's memory
+    ├── TrainingMemoryError         one image at a time does not fit the device's memory
+    └── ImageWorkerError            a process that makes images ready has died
 
 Wrong settings are `ConfigError`, unusable files `CheckpointError`, both of `tleg_core.errors`.
 """
@@ -30,6 +31,10 @@ class TrainingDivergedError(TlegError):
 
 class TrainingMemoryError(TlegError):
     """The device's memory does not hold the training, even with one image at a time."""
+
+
+class ImageWorkerError(TlegError):
+    """A process that decodes images has died: killed for memory, most likely; fewer workers take less."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

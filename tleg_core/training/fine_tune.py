@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import Augmentation as AugmentationChoice
 from tleg_core.fine_tuning import FineTuneSettings, HeadStart, Precision, Start, held_out_count
 from tleg_core.image_file import TEST, ImageFile
+from tleg_core.training.augmented import RandPixels
 from tleg_core.training.batches import Batch, Batches
-from tleg_core.training.decoded import DecodedPixels, InputShape, RandPixels
+from tleg_core.training.decoded import DecodedPixels, InputShape
 from tleg_core.training.draws import generator_of, seed_of
 from tleg_core.training.errors import is_out_of_memory
 from tleg_core.training.evaluate import Scores, measure_scores
@@ -33,6 +34,7 @@ from tleg_core.training.network import Network, WrittenWeights, with_head, write
 from tleg_core.training.observer import Observer
 from tleg_core.training.preprocessing import normalise, to_unit
 from tleg_core.training.processes import Processes
+from tleg_core.training.random_view import RandomView
 from tleg_core.training_config import Augmentation, TrainingConfig
 from tleg_core.training_config import Precision as Arithmetic
 
@@ -50,14 +52,15 @@ def settings_on(settings: FineTuneSettings, device: torch.device, *, steps: int)
     """
     precision = settings.precision
     if precision is Precision.AUTO:
-        precision = Precision.BFLOAT16 if _computes_bfloat16(device) else Precision.FLOAT32
+        precision = Precision.BFLOAT16 if computes_bfloat16(device) else Precision.FLOAT32
     compiled = settings.compile
     if compiled == "auto":
         compiled = device.type == "cuda" and settings.nproc == 1 and steps >= _COMPILE_STEPS
     return replace(settings, precision=precision, compile=compiled)
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 fast: GPUs that have it, and CPUs with instructions for it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
@@ -72,7 +75,21 @@ class Split:
     held_out: Tensor  # int64
 
 
-def split_images(file: ImageFile, settings: FineTuneSettings) -> Split:
+class HoldOut(Protocol):
+    """How the held-out part is drawn; `FineTuneSettings` says it, and a learngene's training."""
+
+    @property
+    def holdout(self) -> float:
+        """Share of each class."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the draw."""
+        ...
+
+
+def split_images(file: ImageFile, settings: HoldOut) -> Split:
     """Return the data set's own split, or else hold out a share of each class, drawn by the seed.
 
     Raises:
@@ -166,7 +183,13 @@ class FineTune:
         self._forward: Callable[[Tensor], Tensor] = self._compiled(optional=optional) if settings.compile else self._network
         settings = self.settings
         pixels = (
-            RandPixels(lesson.file, lesson.shape, lesson.preprocessing, seed=settings.seed, device=device, threads=threads)
+            RandPixels(
+                lesson.file,
+                RandomView(shape=lesson.shape, mean=lesson.preprocessing.mean),
+                seed=settings.seed,
+                device=device,
+                threads=threads,
+            )
             if settings.augmentation is AugmentationChoice.RAND
             else lesson.pixels
         )

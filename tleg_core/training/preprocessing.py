@@ -7,6 +7,8 @@ Shape legend: B images, H height, W width, C channels.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,6 +31,16 @@ def prepare(images: Tensor, img_size: int, preprocessing: Preprocessing) -> Tens
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return `images` (B, C, H, W), in 0..1, normalised for each channel."""
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
-    return (images - mean) / std
+    return (images - _channels(preprocessing.mean, images.device)) / _channels(preprocessing.std, images.device)
+
+
+def denormalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return the `images` (…, C, H, W) in 0..1 that `normalise` makes these of."""
+    return images * _channels(preprocessing.std, images.device) + _channels(preprocessing.mean, images.device)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a number for each channel, (C, 1, 1), on the device; kept, for each copy to a GPU would wait for it."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be trained with
+        return torch.tensor(values, device=device).view(-1, 1, 1)

@@ -37,6 +37,10 @@ class Processes:
         size = len(rows) // self.count
         return rows[self.rank * size : (self.rank + 1) * size]
 
+    def deal(self, rows: Tensor) -> Tensor:
+        """Return this process's part (B / count,) of a batch's rows (B,), dealt one by one as cards are."""
+        return rows[self.rank :: self.count][: len(rows) // self.count]
+
     def told(self, text: str) -> str:
         """Return the first process's text; all must ask, and may wait for it for ever."""
         if self.count == 1:

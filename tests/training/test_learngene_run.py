@@ -208,6 +208,27 @@ def test_elastic_training_in_parts_is_that_of_the_whole_batch(bars: ImageSet) ->
         np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), atol=2e-5)
 
 
+def test_activations_computed_again_change_nothing(bars: ImageSet) -> None:
+    """A run that keeps few activations ends in the weights of one that keeps all, to the bit, with drop path too."""
+    kept = config_of(
+        depths={"rule": "uniform", "train": 4}, distillation={"alpha": 0.0}, training={"drop_path": 0.3, "epochs": 2}
+    )
+    again = kept.with_changes({"training": {"grad_checkpointing": True}})
+    first, second = (trainer_of(config, bars, None).run().learngene_tensors() for config in (kept, again))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_run_ends_where_the_eager_one_does(bars: ImageSet) -> None:
+    """Up to the rounding of fused kernels, which AdamW's division can make as large as some hundredth of a step."""
+    eager = config_of(depths={"rule": "sandwich", "train": 4}, distillation={"alpha": 0.0}, training={"drop_path": 0.3})
+    compiled = eager.with_changes({"training": {"compile": True}})
+    first, second = (trainer_of(config, bars, None).run().learngene_tensors() for config in (eager, compiled))
+    for name, tensor in first.items():
+        np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize(("alpha", "teacher"), [(0.0, FixedTeacher()), (1.0, None), (0.5, None)])
 def test_a_teacher_is_there_exactly_where_one_is_needed(bars: ImageSet, alpha: float, teacher: FixedTeacher | None) -> None:
     """A loss without its teacher, and a teacher that nothing is learned from, are errors."""

@@ -34,6 +34,7 @@ from tleg_core.training.loop import Outcome, Trainer, Wish
 from tleg_core.training.observer import Observer
 from tleg_core.training.preprocessing import prepare
 from tleg_core.training.processes import Processes
+from tleg_core.training.stateless import INDUCTOR
 from tleg_core.training.teacher import Teacher, check_classes
 from tleg_core.training_config import Precision
 from tleg_core.training_description import describe_learngene, summary
@@ -149,6 +150,8 @@ def learngene_trainer(
         depth=config.depths.train,
         seed=config.training.seed,
         drop_path_rate=config.training.drop_path,
+        compiler=INDUCTOR if config.training.compile else None,
+        grad_checkpointing=config.training.grad_checkpointing,
     ).to(device)
     decisive = config.to_json()
     identity: dict[str, Any] = {name: decisive[name] for name in ("network", "schedule", "depths", "distillation")}

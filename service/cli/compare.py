@@ -52,7 +52,8 @@ def compare(
     if not report_only:
         from tleg_core.comparison.runs import run_plan
 
-        resolve_device(device)
+        if device != "cpu":
+            resolve_device(device)
         with _locked(folder), _Bar(plan, results) as bar:
             (folder / "config.toml").write_text(text)
             count = workers if device == "cpu" else 1

@@ -135,12 +135,14 @@ class Ancestry:
     """What is learned from beside the labels.
 
     Args:
-        model: An ancestry model's file, of the data's classes; None for labels only.
+        model: An ancestry model's file, of the data's classes, or one of its stored logits; None for labels only.
         stored: Whether its logits are computed once for each image and view, and then read; needs `augmentation.views`.
+        precision: The arithmetic that it computes in.
     """
 
     model: str | None = None
     stored: bool = False
+    precision: Precision = Precision.BFLOAT16
 
     def __post_init__(self) -> None:
         if self.stored and self.model is None:
@@ -282,6 +284,7 @@ class ComparisonConfig:
         if not isinstance(tables["transfer"], list):
             raise ConfigError("transfer", "must be a list of tables: [[transfer]]")
         augmentation = read_section(Augmentation, "fine_tuning.augmentation", tables["fine_tuning"].pop("augmentation", {}))
+        base = LearngeneConfig.from_json(shared)
         return cls(
             name=whole.name,
             depths=whole.depths,
@@ -292,7 +295,7 @@ class ComparisonConfig:
             transfer=tuple(
                 read_section(DataSource, f"transfer.{index}", table) for index, table in enumerate(tables["transfer"])
             ),
-            base=LearngeneConfig.from_json(shared),
+            base=base,
             wide=None
             if tables["wide_network"] is None
             else read_section(NetworkShape, "wide_network", dict(shared.get("network", {})) | tables["wide_network"]),

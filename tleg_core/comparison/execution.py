@@ -23,12 +23,12 @@ from tleg_core.comparison.image_store import ImageStore, held_back
 from tleg_core.comparison.results import Result
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.description import Preprocessing, Provenance
+from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Array, Learngene
 from tleg_core.learngene_config import Distillation, LearngeneConfig, read_section
 from tleg_core.methods import learngene as descendants
 from tleg_core.methods import mimetic, scratch, truncation, weight_selection
-from tleg_core.training.ancestry import AncestryModel
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint, read_tensors
 from tleg_core.training.distillation import distillation_loss
@@ -40,7 +40,9 @@ from tleg_core.training.loop import Outcome, Trainer, Wish
 from tleg_core.training.network import Network, with_head, write_weights
 from tleg_core.training.observer import EpochReport, Silent
 from tleg_core.training.preprocessing import prepare
-from tleg_core.training.teacher import AncestryTeacher, Teacher
+from tleg_core.training.stored_logits import store_logits
+from tleg_core.training.teacher import AncestryTeacher, Teacher, check_classes
+from tleg_core.training.teacher_file import open_teacher
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.training_description import describe_learngene, summary
 from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
@@ -87,6 +89,7 @@ class Bench:
 
     def _work_of(self, unit: Unit) -> Callable[[Unit, Sequence[Result]], dict[str, Any]]:
         return {
+            UnitKind.LOGITS: self._logits,
             UnitKind.LEARNGENE: self._learngene,
             UnitKind.NETWORK: self._network,
             UnitKind.MEASURE: self._measure,
@@ -97,13 +100,34 @@ class Bench:
     def _artefact(self, unit_id: str) -> Path:
         return self._folder / "artefacts" / f"{unit_id}.safetensors"
 
-    def _teacher(self) -> Teacher | None:
-        return None if self._ancestry is None else AncestryTeacher(AncestryModel.open(self._ancestry), self._device)
+    def _teacher(self, unit: Unit, data: ImageSet) -> Teacher | None:
+        """Return where the teacher's logits of `data` come from: stored ones where the unit needs them."""
+        asked = unit.settings["teacher"]
+        if asked is None or self._ancestry is None:
+            return None
+        path = self._artefact(unit.needs[0]) if unit.needs else self._ancestry
+        teacher = open_teacher(path, self._device, Precision(asked["precision"]))
+        check_classes(teacher, data.class_names, data.name)
+        return teacher
+
+    def _logits(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Store what the ancestry model says of each view of each image."""
+        assert self._ancestry is not None  # noqa: S101 (such a unit is planned only with one)
+        training, data = _training(unit.settings["training"]), self._images(unit.settings["train"])
+        teacher = open_teacher(self._ancestry, self._device, Precision(unit.settings["teacher"]["precision"]))
+        if not isinstance(teacher, AncestryTeacher):
+            raise ConfigError("ancestry.stored", f"is of no use: {self._ancestry} holds stored logits already")
+        folder = self._folder / "work" / unit.id
+        folder.mkdir(exist_ok=True)
+        batches = Batches.of_image_set(data, training, self._device)
+        stored = store_logits(teacher, batches, training, self._artefact(unit.id), num_images=len(data), folder=folder)
+        return {"views": stored.num_views}
 
     def _learngene(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
         """Train a learngene."""
         config = LearngeneConfig.from_json(unit.settings["config"])
-        data, teacher = self._images(unit.settings["train"]), self._teacher()
+        data = self._images(unit.settings["train"])
+        teacher = self._teacher(unit, data)
         provenance = Provenance(
             data_set=f"{data.name} ({len(data):,} images)",
             ancestry="none: trained on labels" if teacher is None else teacher.describe(),
@@ -133,7 +157,11 @@ class Bench:
         settings = unit.settings
         training = _training(settings["training"])
         distillation = read_section(Distillation, "distillation", settings["distillation"])
-        data, teacher = self._images(settings["train"]), self._teacher()
+        data = self._images(settings["train"])
+        teacher = self._teacher(unit, data)
+        batches = Batches.of_image_set(data, training, self._device)
+        if teacher is not None:
+            teacher.check(batches, training)
         vit = VitConfig.from_json(settings["network"])
         network = _timm(vit, settings["depth"])
         model = network.build(drop_path=training.drop_path, seed=training.seed).to(self._device)
@@ -146,7 +174,7 @@ class Bench:
         trainer = Trainer(
             model,
             objective,
-            Batches.of_image_set(data, training, self._device),
+            batches,
             training,
             identity={"unit": unit.id},
             keeper=self._keeper(unit, training),

@@ -30,7 +30,7 @@ _SHIPPED_FOLDER = Path(__file__).parents[1] / "data"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part of a data set as the plan knows it: its digest and its size."""
+    """One part of a data set as the plan knows it: a digest of its pixels, labels and class names, and its size."""
 
     digest: str
     images: int
@@ -90,7 +90,7 @@ class ImageStore:
         digest = index.get(key)
         if digest is None:
             images = limited(load_image_set(source, split=split, size=img_size), limit)
-            digest = images.digest()
+            digest = sha256_hex(canonical_json([images.digest(), list(images.class_names)]))
             self._write(digest, images)
             with atomic_file(index_file) as file:
                 file.write(json.dumps(index | {key: digest}).encode())

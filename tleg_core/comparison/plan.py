@@ -97,9 +97,12 @@ def learngene_macs(config: LearngeneConfig, vit: VitConfig, images: int) -> tupl
 
     The depths are those that its updates draw: a function of the seed and the update's number. The expansion is left out.
     """
-    from tleg_core.training.learngene_run import depths_of  # noqa: PLC0415 (torch; what plans no learngene needs none)
-
     depths, training = config.depths, config.training
+    if depths.rule is DepthRule.FIXED:
+        steps = training.epochs * (images // training.batch_size)
+        return steps * training.batch_size * cost(vit, depths.train).macs, 0
+    from tleg_core.training.learngene_run import depths_of  # noqa: PLC0415 (torch, whose generator draws the depths)
+
     macs = extra = 0
     for step in range(training.epochs * (images // training.batch_size)):
         trained = depths_of(depths, training.seed, step)
@@ -140,6 +143,10 @@ class _Planner:
     def _wide(self) -> VitConfig:
         assert self.config.wide is not None  # noqa: S101 (the config is checked for it)
         return self.config.wide.vit(self._vit.num_classes)
+
+    @property
+    def _teacher(self) -> dict[str, str] | None:
+        return None if self.teacher is None else {"file": self.teacher, "precision": self.config.ancestry.precision.value}
 
     @property
     def _deepest(self) -> int:
@@ -266,11 +273,11 @@ class _Planner:
             "distillation": asdict(base.distillation),
             "train": self._base_part.digest,
             "test": self.parts[self.config.data.name].test.digest,
-            "teacher": self.teacher,
+            "teacher": self._teacher,
         }
         label = f"network of width {vit.embed_dim}, depth {depth}, seed {seed}"
         macs = seen * cost(vit, depth).macs
-        needs = self._logits(base)
+        needs = self._logits()
         return self._add(Unit(kind=UnitKind.NETWORK, label=label, settings=settings, needs=needs, images=seen, macs=macs))
 
     def _learngene(self, row: Row, seed: int) -> str:
@@ -283,29 +290,27 @@ class _Planner:
             "config": described,
             "train": self._base_part.digest,
             "test": self.parts[self.config.data.name].test.digest,
-            "teacher": self.teacher,
+            "teacher": self._teacher,
         }
-        needs = self._logits(config)
+        needs = self._logits()
         unit = Unit(kind=UnitKind.LEARNGENE, label=f"{row.name}: learngene, seed {seed}", settings=settings, needs=needs)
         if unit.id not in self.units:
             macs, extra = learngene_macs(config, config.network.vit(self._vit.num_classes), self._base_part.images)
             self.units[unit.id] = replace(unit, images=seen, macs=macs, extra_macs=extra)
         return unit.id
 
-    def _logits(self, config: LearngeneConfig) -> tuple[str, ...]:
-        """Plan the ancestry model's logits where they are stored."""
+    def _logits(self) -> tuple[str, ...]:
+        """Plan the ancestry model's logits where they are stored: what a view shows does not follow from a seed."""
         if not self.config.ancestry.stored:
             return ()
-        views = config.training.augmentation.views or 1
+        views = self.config.base.training.augmentation.views
         settings = {
-            "teacher": self.teacher,
+            "teacher": self._teacher,
             "train": self._base_part.digest,
-            "seed": config.training.seed,
-            "augmentation": asdict(config.training.augmentation),
+            "training": _decisive(self.config.base.with_seed(0).training),
         }
-        label = f"logits of the ancestry model, seed {config.training.seed}"
-        images = views * self._base_part.images
-        return (self._add(Unit(kind=UnitKind.LOGITS, label=label, settings=settings, images=images)),)
+        label = f"logits of the ancestry model, {views} views"
+        return (self._add(Unit(kind=UnitKind.LOGITS, label=label, settings=settings)),)
 
     @property
     def _base_part(self) -> Part:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#999999", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#D55E00", "#0072B2", "#009E73", "#8C6D31", "#7F3C8D")
 _MARKERS = ("x", "^", "v", "<", "*", "s", "o", "D", "P", "h")
+_ROOM_POINTS = 6.0  # above and below the means
 _WIDTH_INCHES, _HEIGHT_INCHES, _DPI = 4.2, 3.6, 150
 
 
@@ -70,6 +71,7 @@ def _by_depth(config: ComparisonConfig, scores: Scores, source: DataSource) -> F
     """Draw accuracy by depth, a panel for each length, intervals as bars."""
     lengths = ((0,) if source is config.data else ()) + lengths_of(config, source)
     figure, axes = _figure(len(lengths))
+    shown: list[float] = []
     for axis, epochs in zip(axes, lengths, strict=True):
         unit = "epoch" if epochs == 1 else "epochs"
         axis.set_title(f"{source.name}, {f'after {epochs} {unit}' if epochs else 'no fine-tuning'}", fontsize="medium")
@@ -85,6 +87,8 @@ def _by_depth(config: ComparisonConfig, scores: Scores, source: DataSource) -> F
             if found or axis is axes[0]:
                 xs, means, halves = zip(*found, strict=True) if found else ((), (), ())
                 axis.errorbar(xs, means, yerr=halves, label=row.name, capsize=2, elinewidth=0.8, **_style(config, row.name))
+                shown += means
+    _frame(axes, shown)
     return figure
 
 
@@ -94,6 +98,7 @@ def _curves(config: ComparisonConfig, scores: Scores, source: DataSource) -> Fig
     shown = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
     longest = lengths_of(config, source)[-1]
     figure, axes = _figure(len(shown))
+    drawn: list[float] = []
     for axis, depth in zip(axes, shown, strict=True):
         axis.set_title(f"{source.name}, depth {depth}", fontsize="medium")
         axis.set_xlabel("epochs of fine-tuning")
@@ -104,11 +109,15 @@ def _curves(config: ComparisonConfig, scores: Scores, source: DataSource) -> Fig
                 halves = [value.half if math.isfinite(value.half) else 0.0 for value in curve]
                 means = [value.mean for value in curve]
                 axis.errorbar(epochs, means, yerr=halves, label=row.name, capsize=2, elinewidth=0.6, **_style(config, row.name))
+                drawn += means
+    _frame(axes, drawn)
     return figure
 
 
 def _cost(config: ComparisonConfig, plan: Plan, scores: Scores) -> Figure:
     """Draw, for the whole family, accuracy before and after fine-tuning by parameters stored and by FLOPs."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter  # noqa: PLC0415 (as above)
+
     figure, axes = _figure(2)
     source, longest = config.data, lengths_of(config, config.data)[-1]
     for row in config.rows:
@@ -131,4 +140,13 @@ def _cost(config: ComparisonConfig, plan: Plan, scores: Scores) -> Figure:
     for axis in axes:
         axis.set_title(f"{source.name}: mean over depths, 0 and {longest} epochs", fontsize="medium")
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     return figure
+
+
+def _frame(axes: Sequence[Axes], means: Sequence[float]) -> None:
+    """Show the means with some room; of three seeds an interval may be wider than all of them, and is cut then."""
+    if means:
+        axes[0].set_ylim(max(0.0, min(means) - _ROOM_POINTS), min(100.0, max(means) + _ROOM_POINTS))

@@ -28,6 +28,7 @@ from tleg_core.errors import TlegError
 
 _ORPHAN_S = 1.0  # how often a worker looks whether its parent still lives
 _STOP_S = 5.0  # what a worker gets to end
+_EXECUTION = "tleg_core.comparison.execution"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -122,10 +123,11 @@ def _answer(worker: _Worker, unit: Unit) -> Result:
 @contextmanager
 def _started(count: int, folder: Path, device: str, ancestry: Path | None) -> Iterator[list[_Worker]]:
     """Give so many worker processes, and end them at the end of the block."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_EXECUTION])  # torch and timm are loaded once, and never in this process
     pool: list[_Worker] = []
     before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a worker loads numpy
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when numpy and torch are loaded
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
@@ -153,7 +155,7 @@ def _work(connection: Connection, folder: str, device: str, ancestry: str | None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    import torch  # noqa: PLC0415 (the parent, which only plans, needs none)
+    import torch  # noqa: PLC0415 (the parent, which only plans, may need none)
 
     from tleg_core.comparison.execution import Bench  # noqa: PLC0415
 

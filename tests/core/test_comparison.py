@@ -1,0 +1,397 @@
+"""What is compared: the file's fields, the graph of units, their costs, and the claims' verdicts on made-up numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tleg_core.comparison.claims import Claim, claims_of
+from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.image_store import ImageStore, Part, Parts, held_back, limited
+from tleg_core.comparison.plan import Plan, make_plan
+from tleg_core.comparison.results import Results
+from tleg_core.comparison.scores import Key, Scores
+from tleg_core.comparison.unit import UnitKind
+from tleg_core.cost import cost
+from tleg_core.errors import CheckpointError, ConfigError
+from tleg_core.images import ImageSet, save_parquet
+from tleg_core.training.learngene_run import depths_of
+
+TEXT = """
+name = "made up"
+depths = [4, 8, 12]
+
+[data]
+name = "photos"
+train = "photos-train.parquet"
+test = "photos-test.parquet"
+
+[[transfer]]
+name = "drawings"
+train = "drawings-train.parquet"
+test = "drawings-test.parquet"
+depths = [4, 12]
+
+[network]
+embed_dim = 32
+num_heads = 2
+img_size = 32
+patch_size = 8
+
+[wide_network]
+embed_dim = 64
+num_heads = 4
+
+[training]
+epochs = 3
+batch_size = 64
+warmup_epochs = 1
+
+[distillation]
+alpha = 0.0
+
+[fine_tuning]
+epochs = [1, 4]
+lrs = [5e-4, 1e-3]
+batch_size = 32
+
+[learngenes.tleg.depths]
+train = 12
+
+[learngenes.tleg-elastic.depths]
+rule = "uniform"
+train = 12
+train_min = 3
+self_distillation = 0.5
+
+[learngenes.stage-wise.schedule]
+method = "stagewise"
+
+[learngenes.stage-wise.depths]
+train = 16
+offer_min = 5
+"""
+
+PARTS = {
+    "photos": Parts(train=Part(digest="p1", images=1000, classes=10), test=Part(digest="p2", images=200, classes=10)),
+    "drawings": Parts(train=Part(digest="d1", images=330, classes=15), test=Part(digest="d2", images=100, classes=15)),
+}
+
+
+def config(*changes: tuple[str, str]) -> ComparisonConfig:
+    """Return the comparison, some of its text replaced."""
+    text = TEXT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return ComparisonConfig.from_toml(text)
+
+
+def plan(chosen: ComparisonConfig | None = None, teacher: str | None = None) -> Plan:
+    """Return its plan."""
+    return make_plan(chosen or config(), PARTS, teacher)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("depths = [4, 8, 12]", "depths = [8, 4]", "depths: must be one or more whole numbers from 1 to 1000, ascending"),
+        ("depths = [4, 12]\n", "depths = [5]\n", "drawings.depths: must be among `depths`"),
+        ("epochs = 3", "epochs = 0", "training.epochs: must be at least 1"),
+        ("epochs = 3", "epoch = 3", "training.epoch: is no field"),
+        ("lrs = [5e-4, 1e-3]", "lrs = [1e-3, 5e-4]", "fine_tuning.lrs: must be one or more learning rates, ascending"),
+        ("lrs = [5e-4, 1e-3]", "lrs = [-1.0]", "fine_tuning.lr: must be a finite number above 0"),
+        ("epochs = [1, 4]", "epochs = [0, 4]", "fine_tuning.epochs: must be one or more whole numbers from 1"),
+        ("epochs = [1, 4]", "epochs = [1, 4]\ntuning_depth = 5", "fine_tuning.tuning_depth: must be among `depths`"),
+        ("epochs = [1, 4]", "epochs = [1, 4]\naugmentation = {shift = 99}", "fine_tuning.augmentation.shift: must be from 0"),
+        ("alpha = 0.0", "alpha = 0.5", "distillation.alpha: is 0 exactly where there is no ancestry model"),
+        ('name = "photos"', 'name = "Photos"', "data.name: must be lower-case"),
+        ('name = "drawings"', 'name = "photos"', "transfer: has two data sets of one name"),
+        ("[wide_network]\nembed_dim = 64\nnum_heads = 4", "", "wide_network: is needed"),
+        ("[learngenes.tleg.depths]", "[learngenes.alone.depths]", "learngenes.alone: must be named"),
+        ("train_min = 3", "train_min = 30", "learngenes.tleg-elastic.depths.train_min: and train must lie"),
+        ("offer_min = 5", "offer_min = 4", "learngenes.stage-wise.depths.offer_min: must be at least 5"),
+        ('name = "made up"', 'name = "made up"\nrows = ["tleg", "none"]', "rows: 'none' is none of scratch"),
+        ('name = "made up"', 'name = "made up"\nseeds = [0, 0]', "seeds: must be one or more different"),
+        ('name = "made up"', 'name = "made up"\nspeed = 1', "comparison.speed: is no field"),
+        ('name = "made up"', "name = ", "config: is no TOML"),
+        (
+            "[learngenes.tleg.depths]\ntrain = 12",
+            "[learngenes.tleg.network]\nembed_dim = 64",
+            "learngenes.tleg.network: must be",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(old: str, new: str, message: str) -> None:
+    """Each error says where the file is wrong, and how."""
+    with pytest.raises(ConfigError, match=f"^{message.replace('[', '.').replace('(', '.')}"):
+        config((old, new))
+
+
+def test_rows_are_the_plain_ones_and_the_learngenes() -> None:
+    """All of them in the file's order, or those that are named; seeds for pre-training may be fewer."""
+    names = ["scratch", "mimetic", "truncated", "weight-selection", "alone", "tleg", "tleg-elastic", "stage-wise"]
+    assert [row.name for row in config().rows] == names
+    few = config(
+        ('name = "made up"', 'name = "made up"\nrows = ["tleg", "scratch"]\nseeds = [3, 4, 5]\npretraining_seeds = [7, 8]')
+    )
+    assert [row.name for row in few.rows] == ["tleg", "scratch"]
+    assert [few.pretraining_seed(seed) for seed in few.seeds] == [7, 8, 7]
+    chosen = few.with_choice(seeds=(9,), rows=("scratch",))
+    assert (chosen.seeds, chosen.pretraining_seeds, [row.name for row in chosen.rows]) == ((9,), (7, 8), ["scratch"])
+
+
+def test_every_unit_comes_after_what_it_needs() -> None:
+    """The order is one in which the units can be done, each named once, each cell's unit among them."""
+    made = plan()
+    seen: set[str] = set()
+    for name, unit in made.units.items():
+        assert name == unit.id
+        assert set(unit.needs) <= seen
+        seen.add(name)
+    assert {cell.unit for cell in made.cells} <= seen
+    # 7 rows at three depths and stage-wise at two of them, before fine-tuning and after two lengths on photos; on drawings
+    # the depths 4 and 12, where stage-wise has 12 alone: for each of three seeds
+    assert len(made.cells) == 3 * ((7 * 3 + 2) * 3 + (7 * 2 + 1) * 2)
+
+
+def test_ids_follow_from_what_decides_a_result() -> None:
+    """Another limit of data, seed or learning rate is another unit; another name, or another row beside it, is not."""
+    ids = set(plan().units)
+    assert set(plan(config(('name = "made up"', 'name = "other"'))).units) == ids
+    fewer = config().with_choice(seeds=(0,), rows=("tleg", "scratch"))
+    assert set(plan(fewer).units) < ids
+    other = plan(config(("lrs = [5e-4, 1e-3]", "lrs = [5e-4]")))
+    kinds = {unit.kind for name, unit in other.units.items() if name not in ids}
+    assert kinds == {UnitKind.FINE_TUNE}
+    longer = plan(config(("epochs = 3", "epochs = 4")))
+    fresh = {unit.label.split(" d")[0] for name, unit in longer.units.items() if name in ids}
+    assert fresh == {"scratch", "mimetic"}
+
+
+def test_rows_of_a_depth_and_a_seed_train_on_the_same_draws() -> None:
+    """Fine-tunes differ between rows in their start alone: data, updates, seed and settings are equal."""
+    units = plan().units
+    cells = [cell for cell in plan().cells if (cell.depth, cell.seed, cell.data, cell.epochs) == (12, 2, "drawings", 4)]
+    assert len(cells) == 8
+    settings = [{k: v for k, v in units[cell.unit].settings.items() if k != "start"} for cell in cells]
+    assert all(one == settings[0] for one in settings)
+    assert settings[0]["training"]["seed"] == 2
+    assert not settings[0]["keeps_head"]
+    assert len({units[cell.unit].images for cell in cells}) == 1
+    assert len({units[cell.unit].flops for cell in cells}) == 1
+
+
+def test_learning_rates_are_chosen_away_from_the_test_images() -> None:
+    """A fine-tune needs its row's runs at each rate, which know no test part and leave images out."""
+    units = plan().units
+    cell = next(cell for cell in plan().cells if (cell.row, cell.depth, cell.data, cell.epochs) == ("tleg", 4, "drawings", 1))
+    tried = [units[name] for name in units[cell.unit].needs if units[name].kind is UnitKind.TUNING]
+    assert [unit.settings["training"]["lr"] for unit in tried] == [5e-4, 1e-3]
+    for unit in tried:
+        assert "d2" not in json.dumps(unit.settings["train"])
+        assert "test" not in unit.settings
+        assert unit.settings["validation"] == 0.1
+        assert unit.images == 4 * 9 * 32  # 297 of 330 images make nine batches
+    assert plan(config(("lrs = [5e-4, 1e-3]", "lrs = [5e-4]"))).units.keys().isdisjoint(unit.id for unit in tried)
+
+
+def test_costs_are_counted_as_trained() -> None:
+    """A network's training is 6 FLOPs a MAC and image; an elastic one's the sum over the depths that its updates draw."""
+    made, vit = plan(), config().base.network.vit(10)
+    alone = next(u for u in made.units.values() if u.kind is UnitKind.NETWORK and u.settings["depth"] == 8)
+    images = 3 * 15 * 64  # three epochs of 15 whole batches of 64
+    assert alone.images == images
+    assert alone.flops == 6 * images * cost(vit, 8).macs
+    elastic = next(u for u in made.units.values() if u.label.startswith("tleg-elastic: learngene, seed 1"))
+    row = next(row.learngene for row in config().rows if row.name == "tleg-elastic")
+    assert row is not None
+    drawn = [depths_of(row.depths, 1, step)[0] for step in range(45)]
+    assert len(set(drawn)) > 5
+    forward = 64 * sum(cost(vit, depth).macs for depth in drawn)
+    taught = 64 * sum(cost(vit, 12).macs for depth in drawn if depth != 12)
+    assert elastic.flops == 6 * forward + 2 * taught
+
+
+def test_what_is_stored_for_a_family_is_counted() -> None:
+    """All networks alone; two blocks and the rest for TLEG; the source where there is one; nothing from scratch."""
+    stored, vit = plan().stored_params, config().base.network.vit(10)
+    assert stored["alone"] == sum(cost(vit, depth).params for depth in (4, 8, 12))
+    assert stored["tleg"] == stored["tleg-elastic"] == cost(vit, 2).params
+    assert stored["stage-wise"] == cost(vit, 5).params
+    assert stored["truncated"] == cost(vit, 12).params
+    assert stored["scratch"] == stored["mimetic"] == 0
+
+
+def test_shorter_runs_may_be_read_off_the_longest() -> None:
+    """Without schedules of their own the lengths share a unit, and each counts its part of the cost."""
+    made = plan(config(("epochs = [1, 4]", "epochs = [1, 4]\nown_schedules = false")))
+    short, long = (
+        next(cell for cell in made.cells if (cell.row, cell.depth, cell.data, cell.epochs) == ("tleg", 4, "drawings", epochs))
+        for epochs in (1, 4)
+    )
+    assert short.unit == long.unit
+    assert 4 * short.flops == long.flops
+
+
+def test_too_few_images_for_a_batch_are_said() -> None:
+    """The data set is named."""
+    few = PARTS | {"drawings": Parts(train=Part(digest="d1", images=30, classes=15), test=PARTS["drawings"].test)}
+    with pytest.raises(ConfigError, match="32 is more than the 27 training images of drawings"):
+        make_plan(config(), few, None)
+
+
+def test_stored_logits_are_one_unit_for_all() -> None:
+    """What a view shows follows from no seed, so learngenes and networks of all seeds need the same logits."""
+    text = TEXT.replace(
+        "alpha = 0.0", 'alpha = 0.5\n[augmentation]\nviews = 3\n[ancestry]\nmodel = "a.safetensors"\nstored = true'
+    )
+    made = plan(ComparisonConfig.from_toml(text), "digest")
+    (logits,) = [name for name, unit in made.units.items() if unit.kind is UnitKind.LOGITS]
+    trained = [unit for unit in made.units.values() if unit.kind in (UnitKind.LEARNGENE, UnitKind.NETWORK)]
+    assert len(trained) == 3 * (3 + 1 + 3)
+    assert all(unit.needs == (logits,) for unit in trained)
+    with pytest.raises(ConfigError, match=r"augmentation\.views: is needed"):
+        ComparisonConfig.from_toml(text.replace("views = 3", "flip = 0.0"))
+
+
+def made_up(folder: Path, top1: dict[str, float], **special: float) -> Scores:
+    """Return scores in which each row has its accuracy at any place, plus 0.001 times the seed; `special` is for 0 epochs."""
+    made = plan()
+    results = Results(folder / "results.jsonl")
+    for cell in made.cells:
+        if cell.unit not in results:
+            base = special.get(cell.row, top1[cell.row]) if cell.epochs == 0 else top1[cell.row] + 0.01 * cell.epochs
+            value = base + 0.001 * cell.seed
+            curve = [value] * max(cell.epochs, 1)
+            results.append({"unit": cell.unit, "top1": value, "curve": curve, "lr": 1e-3})
+    return Scores(made, results)
+
+
+ROWS = ("scratch", "mimetic", "truncated", "weight-selection", "alone", "tleg", "tleg-elastic", "stage-wise")
+
+
+def claims_about(row: str, scores: Scores) -> dict[str, Claim]:
+    """Return the claims about a row, by their first three words and place."""
+    found = claims_of(config(), plan(), scores, config().base.network.vit(10))
+    return {f"{' '.join(claim.text.split()[:3])} {claim.text.count('transfer')}": claim for claim in found if claim.row == row}
+
+
+def test_claims_follow_from_the_numbers(tmp_path: Path) -> None:
+    """Rows apart by 10 points are decided; a row 1 point behind alone is within 2, one 3 points behind is not."""
+    top1 = dict.fromkeys(ROWS, 0.5) | {"tleg": 0.6, "tleg-elastic": 0.6, "stage-wise": 0.4}
+    scores = made_up(tmp_path, top1, alone=0.7, **{"tleg-elastic": 0.69, "tleg": 0.67, "stage-wise": 0.5})
+    ahead, behind = claims_about("tleg", scores), claims_about("stage-wise", scores)
+    assert ahead["ahead of scratch, 1"].verdict == "held"
+    assert "ahead 16, behind 0, undecided 0 of 16" in ahead["ahead of scratch, 1"].details
+    assert behind["ahead of scratch, 1"].verdict == "did not hold"
+    assert "behind scratch at d12, 1 epochs" in behind["ahead of scratch, 1"].details.replace("1 epoch on", "1 epochs on")
+    assert ahead["comparable to scratch 0"].verdict == "held"
+    assert behind["comparable to scratch 0"].verdict == "did not hold"
+    assert ahead["needs no fine-tuning: 0"].verdict == "did not hold"
+    assert claims_about("tleg-elastic", scores)["needs no fine-tuning: 0"].verdict == "held"
+    assert "d4 -1.0 ± 0.0" in claims_about("tleg-elastic", scores)["needs no fine-tuning: 0"].details
+
+
+def test_equal_rows_are_undecided(tmp_path: Path) -> None:
+    """Nothing is ahead where all score alike, and nothing is behind."""
+    scores = made_up(tmp_path, dict.fromkeys(ROWS, 0.5))
+    claim = claims_about("tleg", scores)["ahead of scratch, 1"]
+    assert claim.verdict == "undecided"
+    assert "ahead 0, behind 0, undecided 16 of 16" in claim.details
+
+
+def test_the_arithmetic_claims_are_of_the_whole_family(tmp_path: Path) -> None:
+    """Depths 4 to 12 alone against two blocks; the elastic learngene against nine networks trained as long."""
+    vit = config().base.network.vit(10)
+    claims = claims_about("tleg", made_up(tmp_path, dict.fromkeys(ROWS, 0.5)))
+    ratio = sum(cost(vit, depth).params for depth in range(4, 13)) / cost(vit, 2).params
+    stored = claims["about 19 times 0"]
+    assert stored.details.startswith(f"{ratio:.1f} times")
+    assert stored.verdict == ("held" if ratio >= 0.9 * 19 else "did not hold")
+    trained = sum(cost(vit, depth).macs for depth in range(4, 13)) / cost(vit, 12).macs
+    assert claims["about 5 times 0"].details.startswith(f"{trained:.1f} times")
+    assert claims["about 5 times 0"].verdict == ("held" if trained >= 4.5 else "did not hold")
+
+
+def test_epochs_to_a_target_are_the_first_that_reach_it(tmp_path: Path) -> None:
+    """Seeds that never do are counted."""
+    made = plan()
+    results = Results(tmp_path / "results.jsonl")
+    curves = {0: [0.1, 0.5, 0.4, 0.6], 1: [0.5, 0.1, 0.1, 0.1], 2: [0.1, 0.2, 0.3, 0.4]}
+    for cell in made.cells:
+        if (cell.row, cell.depth, cell.data, cell.epochs) == ("tleg", 4, "drawings", 4):
+            results.append({"unit": cell.unit, "top1": curves[cell.seed][-1], "curve": curves[cell.seed], "lr": 1e-3})
+    scores, key = Scores(made, results), Key(row="tleg", depth=4, data="drawings", epochs=4)
+    assert scores.epochs_to(key, 0.5) == ([2, 1], 3)
+    assert [round(value.mean, 1) for value in scores.curve(key)] == [23.3, 26.7, 26.7, 36.7]
+    assert scores.done == 3
+
+
+def test_results_survive_a_line_that_was_cut(tmp_path: Path) -> None:
+    """The last line without an end is dropped and overwritten; a broken line before it is an error."""
+    path = tmp_path / "results.jsonl"
+    Results(path).append({"unit": "a", "top1": 0.5})
+    with path.open("ab") as file:
+        file.write(b'{"unit": "b", "to')
+    results = Results(path)
+    assert "a" in results
+    assert "b" not in results
+    results.append({"unit": "c", "top1": 0.25})
+    assert [json.loads(line)["unit"] for line in path.read_text().splitlines()] == ["a", "c"]
+    assert Results(path)["c"]["top1"] == 0.25
+    path.write_text("nonsense\n" + path.read_text())
+    with pytest.raises(CheckpointError, match="line 1 is no result"):
+        Results(path)
+
+
+def images(count: int) -> ImageSet:
+    """Return images that each have one colour of their own, sorted by class."""
+    pixels = np.repeat(np.arange(count, dtype=np.uint8), 8 * 8 * 3).reshape(count, 8, 8, 3)
+    return ImageSet(name="colours", images=pixels, labels=np.arange(count) // 10, class_names=("a", "b", "c", "d"))
+
+
+def test_a_limit_takes_images_of_all_classes() -> None:
+    """Though the file is sorted by class; the same ones each time, in their order."""
+    some = limited(images(40), 20)
+    assert set(some.labels.tolist()) == {0, 1, 2, 3}
+    assert np.array_equal(some.images, limited(images(40), 20).images)
+    assert (np.diff(some.images[:, 0, 0, 0].astype(int)) > 0).all()
+    assert limited(images(40), 100).digest() == images(40).digest()
+
+
+def test_what_is_held_back_is_not_trained_on() -> None:
+    """Together the two parts are all images, each in one of them."""
+    train, back = held_back(images(40), 0.1)
+    assert (len(train), len(back)) == (36, 4)
+    colours = sorted([*train.images[:, 0, 0, 0].tolist(), *back.images[:, 0, 0, 0].tolist()])
+    assert colours == list(range(40))
+
+
+def test_a_store_decodes_once_and_notices_another_file(tmp_path: Path) -> None:
+    """The same file gives the same digest from the index; other images at the same path another one."""
+    source: dict[str, Any] = {
+        "name": "colours",
+        "train": str(tmp_path / "train.parquet"),
+        "test": str(tmp_path / "test.parquet"),
+    }
+    save_parquet(images(40), tmp_path / "train.parquet")
+    save_parquet(images(30), tmp_path / "test.parquet")
+    store = ImageStore(tmp_path / "store")
+    other = ImageSet(name="x", images=images(40).images, labels=images(40).labels, class_names=("a", "b", "c", "e"))
+    save_parquet(other, tmp_path / "other.parquet")
+    with pytest.raises(ConfigError, match=r"colours\.test: has other classes"):
+        store.add(DataSource(**(source | {"test": str(tmp_path / "other.parquet")})), 8)
+    with pytest.raises(ConfigError, match="holds the very training images"):
+        store.add(DataSource(**(source | {"test": source["train"]})), 8)
+    parts = store.add(DataSource(**source), 8)
+    assert store.read(parts.train.digest).digest() == images(40).digest()
+    assert ImageStore(tmp_path / "store").add(DataSource(**source), 8) == parts
+    save_parquet(images(35), tmp_path / "train.parquet")
+    assert store.add(DataSource(**source), 8).train.images == 35
+    with pytest.raises(ConfigError, match="'nothing' is not shipped; there is openclipart15-grey"):
+        store.add(DataSource(**(source | {"train": "shipped:nothing"})), 8)

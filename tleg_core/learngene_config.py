@@ -254,18 +254,27 @@ class LearngeneConfig:
         Raises:
             ConfigError: One is not of that form, or names no field, or its value cannot be.
         """
-        changes: dict[str, dict[str, Any]] = {}
-        for text in overrides:
-            place, equals, value = text.partition("=")
-            section, dot, name = place.strip().partition(".")
-            if not (equals and dot and name):
-                raise ConfigError("set", f"must be like training.epochs=3, not {text[:80]!r}")
-            changes.setdefault(section, {})[name] = _toml_value(value.strip())
-        return self.with_changes(changes)
+        return self.with_changes(parse_overrides(overrides))
 
     def with_seed(self, seed: int) -> Self:
         """Return this configuration with another seed."""
         return replace(self, training=replace(self.training, seed=seed))
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the fields that `section.field=value` texts set, by section; each value in TOML or, failing that, a bare word.
+
+    Raises:
+        ConfigError: One is not of that form.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for text in overrides:
+        place, equals, value = text.partition("=")
+        section, dot, name = place.strip().partition(".")
+        if not (equals and dot and name):
+            raise ConfigError("set", f"must be like training.epochs=3, not {text[:80]!r}")
+        changes.setdefault(section, {})[name] = _toml_value(value.strip())
+    return changes
 
 
 def _toml_value(text: str) -> Any:

@@ -16,7 +16,7 @@ from service.api.schemas.fine_tunes import FineTuneBody, FineTuneSettingsBody
 from service.api.schemas.models import CreatedModel, ModelRequestBody
 from service.cli.console import err, out, percent, print_table
 from service.cli.demo_accuracy import measure_top1
-from service.cli.fine_tune_watch import watch_job
+from service.cli.job_watch import watch_job
 from service.client import Client, ClientError
 from tleg_core.fine_tuning import Precision, Start
 from tleg_core.images import load_image_set

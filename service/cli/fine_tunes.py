@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ from pydantic import ValidationError
 from service.api.schemas.fine_tunes import FineTuneBody, FineTuneResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
-from service.cli.fine_tune_watch import watch_job
+from service.cli.job_commands import JobCommands, JobId, add_job_commands, facts_before, print_page, progress_facts
 from service.cli.models import Url, download_weights
 from service.cli.setting_options import option_error, parse_settings, with_setting_options
 from service.client import Client, ClientError
@@ -23,11 +21,8 @@ from tleg_core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tune models on a server, by jobs that survive restarts.")
 
-_INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
 # The settings that tell most of a training; `get` shows all.
 _TELLING = ("epochs", "batch_size", "lr", "layer_decay", "augmentation", "mixup", "freeze", "start", "head")
-
-JobId = Annotated[str, typer.Argument(help="The job's id, ft-….", show_default=False)]
 
 
 @app.command()
@@ -95,7 +90,7 @@ def create(
             telling = ", ".join(f"{name} {job.settings[name]}" for name in _TELLING if name in job.settings)
             print_facts([("network", _network(client, job)), ("settings", telling)])
         if watch:
-            _watch(client, job, as_json=as_json)
+            JOBS.watch(client, job, as_json=as_json)
         elif not as_json:
             err.print(f"watch it with `tleg fine-tunes watch {job.id}`", soft_wrap=True)
 
@@ -113,55 +108,7 @@ def list_fine_tunes(
     """List fine-tunes, newest first."""
     with Client(url) as client:
         page = client.list_fine_tunes(limit=limit, after=after, status=status, model=model, dataset=dataset)
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    _print_jobs(page.data)
-    if page.has_more:
-        err.print(f"more follow: --after {page.data[-1].id}")
-
-
-@app.command()
-def get(url: Url, job_id: JobId, as_json: options.AsJson = False) -> None:
-    """Show one fine-tune: where it stands, its settings and what came of it."""
-    with Client(url) as client:
-        job = client.get_fine_tune(job_id)
-        if as_json:
-            print_json(job.model_dump(mode="json"))
-        else:
-            print_facts(_facts(job, network=_network(client, job), few_classes=_has_few_classes(client, job)))
-
-
-@app.command()
-def watch(
-    url: Url,
-    job_id: JobId,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
-) -> None:
-    """Watch a fine-tune until it has ended; exit code 0 if it succeeded, 1 if not. Ctrl-C leaves it running."""
-    with Client(url) as client:
-        _watch(client, client.get_fine_tune(job_id), as_json=as_json)
-
-
-@app.command()
-def cancel(url: Url, job_id: JobId) -> None:
-    """End a fine-tune without a result; its checkpoints stay."""
-    with Client(url) as client:
-        _print_status(client.cancel_fine_tune(job_id))
-
-
-@app.command()
-def pause(url: Url, job_id: JobId) -> None:
-    """Hold a fine-tune; it saves its state and keeps its place."""
-    with Client(url) as client:
-        _print_status(client.pause_fine_tune(job_id))
-
-
-@app.command()
-def resume(url: Url, job_id: JobId) -> None:
-    """Go on with a fine-tune that was paused."""
-    with Client(url) as client:
-        _print_status(client.resume_fine_tune(job_id))
+    print_page(page, as_json=as_json)
 
 
 @app.command()
@@ -195,40 +142,13 @@ def download(
         download_weights(client, job.result.model, output)
 
 
-def _watch(client: Client, job: FineTuneResource, *, as_json: bool) -> None:
-    """Watch a job until it has ended, and say what came of it."""
-    try:
-        ended = watch_job(client, job, as_json=as_json)
-    except KeyboardInterrupt:
-        err.print(f"{job.id} goes on.", soft_wrap=True)
-        err.print(f"To watch it again: tleg fine-tunes watch {job.id}", soft_wrap=True)
-        err.print(f"To end it:         tleg fine-tunes cancel {job.id}", soft_wrap=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    if as_json or ended.result is None:
+def _print_result(job: FineTuneResource) -> None:
+    if job.result is None:
         return
-    accuracy = f", top-1 {percent(ended.metrics['top1'])} on held-out images" if "top1" in ended.metrics else ""
+    accuracy = f", top-1 {percent(job.metrics['top1'])} on held-out images" if "top1" in job.metrics else ""
     out.print(f"succeeded{accuracy}", soft_wrap=True)
-    out.print(f"model {ended.result.model}", soft_wrap=True)
-    err.print(f"download it with `tleg fine-tunes download {ended.id}`", soft_wrap=True)
-
-
-def _print_status(job: FineTuneResource) -> None:
-    waits = ", to be paused when its state is saved" if job.pause_requested else ""
-    out.print(f"{job.id} is {job.status}{waits}", soft_wrap=True)
-
-
-def _print_jobs(jobs: Sequence[FineTuneResource]) -> None:
-    rows = [
-        (
-            job.id,
-            job.status,
-            f"{job.progress.epoch}/{job.progress.epochs}",
-            percent(job.metrics.get("top1")),
-            _local(job.created_at).strftime("%m-%d %H:%M"),
-        )
-        for job in jobs
-    ]
-    print_table(("id", "status", "epochs", "top-1", "created"), rows, folds=1)
+    out.print(f"model {job.result.model}", soft_wrap=True)
+    err.print(f"download it with `tleg fine-tunes download {job.id}`", soft_wrap=True)
 
 
 def _network(client: Client, job: FineTuneResource) -> str:
@@ -250,44 +170,34 @@ def _has_few_classes(client: Client, job: FineTuneResource) -> bool:
         return False
 
 
-def _facts(job: FineTuneResource, *, network: str, few_classes: bool) -> list[tuple[str, str]]:
-    progress, metrics = job.progress, job.metrics
-    shown = (("top-1", "top1"),) if few_classes else (("top-1", "top1"), ("top-5", "top5"))
+def _facts(client: Client, job: FineTuneResource) -> list[tuple[str, str]]:
+    metrics = job.metrics
+    shown = (("top-1", "top1"),) if _has_few_classes(client, job) else (("top-1", "top1"), ("top-5", "top5"))
     measured = [f"{name} {percent(metrics[key])}" for name, key in shown if key in metrics]
     measured += [f"loss {_loss(metrics)}"] if "loss" in metrics else []
-    facts = [
-        ("id", job.id),
-        ("status", f"{job.status}{', to be paused' if job.pause_requested else ''}"),
-        ("attempt", str(job.attempt)),
+    return [
+        *facts_before(job),
         ("model", job.model),
-        ("network", network),
+        ("network", _network(client, job)),
         ("data set", job.dataset),
-        (
-            "progress",
-            f"{percent(progress.fraction)}, {progress.epoch} of {progress.epochs} epochs done, step {progress.step:,}",
-        ),
-        ("held out", ", ".join(measured) or "-"),
-        ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),
-        ("created", _time(job.created_at)),
-        ("started", _time(job.started_at)),
-        ("finished", _time(job.finished_at)),
+        *progress_facts(job, held_out=", ".join(measured) or "-"),
+        *([("result", job.result.model)] if job.result is not None else []),
+        ("settings", ", ".join(f"{name} {value}" for name, value in job.settings.items())),
     ]
-    if job.estimated_finish_at is not None:
-        facts.append(("expected", _time(job.estimated_finish_at)))
-    if job.error is not None:
-        facts.append(("error", f"{job.error.message} ({job.error.code})"))
-    if job.result is not None:
-        facts.append(("result", job.result.model))
-    return [*facts, ("settings", ", ".join(f"{name} {value}" for name, value in job.settings.items()))]
 
 
 def _loss(metrics: dict[str, float]) -> str:
     return f"{metrics['loss']:.4f}" if "loss" in metrics else "-"
 
 
-def _time(when: datetime | None) -> str:
-    return "-" if when is None else _local(when).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _local(when: datetime) -> datetime:
-    return when.astimezone()
+JOBS = JobCommands(
+    name="fine-tunes",
+    noun="fine-tune",
+    get=Client.get_fine_tune,
+    cancel=Client.cancel_fine_tune,
+    pause=Client.pause_fine_tune,
+    resume=Client.resume_fine_tune,
+    facts=_facts,
+    print_result=_print_result,
+)
+add_job_commands(app, JOBS)

@@ -22,9 +22,11 @@ from service.cli import (
     local,
     models,
     plot,
+    recipes,
     serve,
     train,
     training,
+    trainings,
     worker,
 )
 from service.cli.console import err, printable
@@ -38,7 +40,7 @@ app = typer.Typer(
     epilog="Start with `tleg serve`, or without a server with `tleg budget --max-params 3M`.",
 )
 
-_TRAINS_WITH = ("torch", "torchvision", "timm")  # an installation that only serves may go without
+_TRAINS_WITH = ("torch", "torchvision", "timm", "matplotlib")  # an installation that only serves may go without
 _SERVER, _FILES, _TRAINING = "Service", "Learngene files", "Training"
 
 
@@ -63,12 +65,14 @@ app.add_typer(learngenes.app, name="learngenes", rich_help_panel=_SERVER)
 app.add_typer(models.app, name="models", rich_help_panel=_SERVER)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=_SERVER)
 app.add_typer(fine_tunes.app, name="fine-tunes", rich_help_panel=_SERVER)
+app.add_typer(trainings.app, name="trainings", rich_help_panel=_SERVER)
 app.command(rich_help_panel=_FILES)(local.budget)
 app.command(rich_help_panel=_FILES)(local.expand)
 app.command(rich_help_panel=_FILES)(local.inspect)
 app.command(rich_help_panel=_FILES)(card.card)
 app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
 app.command(rich_help_panel=_TRAINING)(train.train)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_TRAINING)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(compare.compare)
 app.command(rich_help_panel=_TRAINING)(plot.plot)
@@ -99,7 +103,9 @@ def run() -> None:
         module = str(error.name).partition(".")[0]
         if module not in _TRAINS_WITH:
             raise
-        _fail(f"this needs {module}, which is not installed here; what trains or measures needs {', '.join(_TRAINS_WITH)}")
+        _fail(
+            f"this needs {module}, which is not installed here; what trains, measures or draws needs {', '.join(_TRAINS_WITH)}"
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing
         sys.exit(1)

@@ -13,8 +13,9 @@
 from service.api.schemas.budget import BudgetBody
 from service.api.schemas.fine_tunes import FineTuneBody, FineTuneSettingsBody
 from service.api.schemas.models import ModelRequestBody
+from service.api.schemas.trainings import TrainingBody
 from service.client.async_client import AsyncClient
-from service.client.errors import ClientError, FineTuneError, WaitTimeoutError
+from service.client.errors import ClientError, FineTuneError, JobFailedError, TrainingError, WaitTimeoutError
 from service.client.sync_client import Client
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "FineTuneBody",
     "FineTuneError",
     "FineTuneSettingsBody",
+    "JobFailedError",
     "ModelRequestBody",
+    "TrainingBody",
+    "TrainingError",
     "WaitTimeoutError",
 ]

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from service.client import datasets, fine_tunes, learngenes, models
+from service.client import datasets, fine_tunes, jobs, learngenes, models, trainings
 from service.client import download as downloads
 from service.client import events as event_streams
 from service.client.connection import DOWNLOAD_CHUNK_BYTES, base_url, options
@@ -90,15 +90,24 @@ class AsyncClient:
     delete_dataset = _verb(datasets.delete_dataset)
 
     create_fine_tune = _verb(fine_tunes.create_fine_tune)
-    get_fine_tune = _verb(fine_tunes.get_fine_tune)
+    get_fine_tune = _verb(fine_tunes.FINE_TUNES.get)
     list_fine_tunes = _verb(fine_tunes.list_fine_tunes)
-    cancel_fine_tune = _verb(fine_tunes.cancel_fine_tune)
-    pause_fine_tune = _verb(fine_tunes.pause_fine_tune)
-    resume_fine_tune = _verb(fine_tunes.resume_fine_tune)
-    list_events = _verb(fine_tunes.list_events)
+    cancel_fine_tune = _verb(fine_tunes.FINE_TUNES.cancel)
+    pause_fine_tune = _verb(fine_tunes.FINE_TUNES.pause)
+    resume_fine_tune = _verb(fine_tunes.FINE_TUNES.resume)
     list_checkpoints = _verb(fine_tunes.list_checkpoints)
-    wait_for_fine_tune = _verb(fine_tunes.wait_for_fine_tune)
+    wait_for_fine_tune = _verb(fine_tunes.FINE_TUNES.wait)
     download_result = _verb(fine_tunes.download_result)
+
+    train_learngene = _verb(trainings.train_learngene)
+    get_training = _verb(trainings.TRAININGS.get)
+    list_trainings = _verb(trainings.list_trainings)
+    cancel_training = _verb(trainings.TRAININGS.cancel)
+    pause_training = _verb(trainings.TRAININGS.pause)
+    resume_training = _verb(trainings.TRAININGS.resume)
+    wait_for_training = _verb(trainings.TRAININGS.wait)
+
+    list_events = _verb(jobs.list_events)
     events = _iterator(event_streams.events)
 
     async def aclose(self) -> None:

@@ -1,14 +1,16 @@
-"""What a client raises: the server cannot be reached, refuses, or a fine-tune did not end well.
+"""What a client raises: the server cannot be reached, refuses, or a job did not end well.
 
 TlegError
 └── ClientError             the server cannot be reached, or refused; `problem` says why
-    ├── FineTuneError       a fine-tune failed or was cancelled; `job` is how it ended
-    └── WaitTimeoutError    a fine-tune has not ended in time; it goes on
+    ├── JobFailedError      a job failed or was cancelled; `job` is how it ended
+    │   ├── FineTuneError
+    │   └── TrainingError
+    └── WaitTimeoutError    a job has not ended in time; it goes on
 """
 
 from __future__ import annotations
 
-from service.api.schemas.fine_tunes import FineTuneResource
+from service.api.schemas.jobs import JobResource
 from service.api.schemas.problems import Problem
 from tleg_core.errors import TlegError
 
@@ -21,18 +23,26 @@ class ClientError(TlegError):
         self.problem = problem
 
 
-class FineTuneError(ClientError):
-    """The fine-tune failed, or was cancelled."""
+class JobFailedError(ClientError):
+    """The job failed, or was cancelled."""
 
-    def __init__(self, job: FineTuneResource) -> None:
+    def __init__(self, job: JobResource) -> None:
         reason = f": {job.error.message} ({job.error.code})" if job.error is not None else ""
         super().__init__(f"{job.id} {'failed' if job.status == 'failed' else f'was {job.status}'}{reason}")
         self.job = job
 
 
-class WaitTimeoutError(ClientError):
-    """The fine-tune has not ended in time; it goes on."""
+class FineTuneError(JobFailedError):
+    """The fine-tune failed, or was cancelled."""
 
-    def __init__(self, job: FineTuneResource, timeout_s: float) -> None:
+
+class TrainingError(JobFailedError):
+    """The training failed, or was cancelled."""
+
+
+class WaitTimeoutError(ClientError):
+    """The job has not ended in time; it goes on."""
+
+    def __init__(self, job: JobResource, timeout_s: float) -> None:
         super().__init__(f"{job.id} is still {job.status} after {timeout_s:g} s; it goes on")
         self.job = job

@@ -1,4 +1,4 @@
-"""The events of a fine-tune as they happen: every one exactly once, in order, whatever happens to the connection.
+"""The events of a job as they happen: every one exactly once, in order, whatever happens to the connection.
 
 Read as Server-Sent Events. A stream that ends or breaks is opened again after the last event that came whole
 (`Last-Event-ID`); events that come twice are left out, and a number that is missing opens the stream again.
@@ -13,9 +13,10 @@ from httpx_sse import ServerSentEvent
 from pydantic import ValidationError
 
 from service.api.schemas.jobs import EventResource
-from service.client.call import backoff_s, is_passing, refusal, retry_after_s, segment, unreachable
+from service.client.call import backoff_s, is_passing, refusal, retry_after_s, unreachable
 from service.client.effect import Emit, EmittingFlow, Request, open_stream, read_all, read_event, sleep
 from service.client.errors import ClientError
+from service.client.jobs import job_path
 from service.client.patience import Patience
 from service.domain.job import JobStatus
 
@@ -90,7 +91,7 @@ def events(
 
 def _request(job_id: str, last: int) -> Request:
     headers = {"Accept": _EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-store", "Last-Event-ID": str(last)}
-    return Request(method="GET", path=f"/fine-tunes/{segment(job_id)}/events", headers=headers, read_timeout_s=_SILENCE_S)
+    return Request(method="GET", path=f"{job_path(job_id)}/events", headers=headers, read_timeout_s=_SILENCE_S)
 
 
 def _check(response: httpx.Response) -> None:

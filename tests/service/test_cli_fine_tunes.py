@@ -281,7 +281,7 @@ def test_ctrl_c_leaves_the_job_running(online: Tleg, server: ServerProcess, job:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.cli.fine_tune_watch._Display.show", interrupted)
+    monkeypatch.setattr("service.cli.job_watch._Display.show", interrupted)
     outcome = online("fine-tunes", "watch", job)
     assert outcome.code == 130
     assert f"tleg fine-tunes watch {job}" in outcome.err

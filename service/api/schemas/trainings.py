@@ -13,7 +13,8 @@ from service.domain.errors import JobNotFoundError
 from service.domain.job import Job, JobKind, TrainingSpec
 from tleg_core.fine_tuning import MAX_NPROC
 
-_AT_DEPTH = re.compile(r"top1_depth_(\d+)")
+AT_DEPTH = re.compile(r"top1_depth_(\d+)")
+"""The names of metrics that are the accuracy of one depth."""
 
 
 class TrainingBody(BaseModel):
@@ -140,7 +141,7 @@ def accuracy_by_depth(metrics: Mapping[str, float], *, largest: int) -> dict[str
     """Return the top-1 accuracies among the metrics, by depth as text, the smallest first; `top1` is the largest depth's."""
     found = {largest: metrics["top1"]} if "top1" in metrics else {}
     for name, value in metrics.items():
-        match = _AT_DEPTH.fullmatch(name)
+        match = AT_DEPTH.fullmatch(name)
         if match is not None:
             found[int(match[1])] = value
     return {str(depth): found[depth] for depth in sorted(found)}

@@ -1,24 +1,30 @@
-"""A fine-tune watched live: a bar at a terminal, a line for each epoch elsewhere."""
+"""A job watched live: a bar at a terminal, a line for each epoch elsewhere."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
+from service.api.schemas.trainings import AT_DEPTH, TrainingResource
 from service.cli.console import out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
 
+_DEPTHS_SHOWN = 3  # in one line
 
-def watch_job(client: Client, job: FineTuneResource, *, as_json: bool = False) -> FineTuneResource:
+
+JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
+
+
+def watch_job(client: Client, job: JobT, *, as_json: bool = False) -> JobT:
     """Show a job's events until it has ended; return it.
 
     Raises:
-        FineTuneError: It failed, or was cancelled.
+        JobFailedError: It failed, or was cancelled.
         ClientError: The server stays away.
     """
     with _Display(job, quiet=as_json) as display:
@@ -26,13 +32,13 @@ def watch_job(client: Client, job: FineTuneResource, *, as_json: bool = False) -
             if as_json:
                 out.print(event.model_dump_json(), soft_wrap=True)
             display.show(event)
-    return client.wait_for_fine_tune(job.id)
+    return client.wait_for_fine_tune(job.id) if isinstance(job, FineTuneResource) else client.wait_for_training(job.id)
 
 
 class _Display:
     """What is on the screen of a job: fed by its events."""
 
-    def __init__(self, job: FineTuneResource, *, quiet: bool) -> None:
+    def __init__(self, job: FineTuneResource | TrainingResource, *, quiet: bool) -> None:
         self._job = job
         self._lines = not quiet and not out.is_terminal
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), _facts_column())
@@ -40,7 +46,8 @@ class _Display:
         self._task = self._bar.add_task(job.status, total=None, facts="")
         self._status = str(job.status)
         self._attempt = 0
-        self._batch_size = int(job.settings["batch_size"])
+        settings = job.settings if isinstance(job, FineTuneResource) else job.config["training"]
+        self._batch_size = int(settings["batch_size"])
         self._epochs = job.progress.epochs
         self._latest: dict[str, Any] = {"epoch": 0, "step": 0, "steps": None, "images_per_s": None}
         self._metrics: dict[str, float] = {}
@@ -55,7 +62,7 @@ class _Display:
                 self._show_status(facts)
             case "epoch":
                 self._latest["epoch"] = facts["epoch"]
-                self._say(f"epoch {facts['epoch']}/{self._epochs}  {_measured(self._metrics)}{self._rate()}")
+                self._say(f"epoch {facts['epoch']}/{self._epochs}  {measured(self._metrics)}{self._rate()}")
             case "log":
                 self._say(str(facts["message"]), always=True)
         self._draw()
@@ -85,7 +92,7 @@ class _Display:
     def _draw(self) -> None:
         steps, step = self._latest["steps"], self._latest["step"]
         epoch = f"{self._latest['epoch']}/{self._epochs} epochs done"
-        facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
+        facts = "  ".join(part for part in (epoch, measured(self._metrics), self._rate().strip(), self._left()) if part)
         self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
 
     def _rate(self) -> str:
@@ -112,10 +119,13 @@ class _Display:
         self._bar.__exit__(kind, error, trace)
 
 
-def _measured(metrics: dict[str, float]) -> str:
-    """Return the training loss, and the accuracy on the held-out images."""
+def measured(metrics: dict[str, float]) -> str:
+    """Return the training loss, and the accuracy on the held-out images; of a learngene at several depths."""
     parts = [f"loss {metrics['train_loss']:.3f}"] if "train_loss" in metrics else []
     parts += [f"top-1 {percent(metrics['top1'])}"] if "top1" in metrics else []
+    depths = sorted((int(match[1]), value) for name, value in metrics.items() if (match := AT_DEPTH.fullmatch(name)))
+    shown = depths if len(depths) <= _DEPTHS_SHOWN else [depths[0], depths[len(depths) // 2], depths[-1]]
+    parts += [f"depth {depth} {percent(value)}" for depth, value in shown]
     return "  ".join(parts)
 
 

@@ -1,0 +1,168 @@
+"""What can be asked of jobs on the command line, whatever they make: get, watch, cancel, pause, resume; and pages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Generic, TypeVar
+
+import typer
+
+from service.api.schemas.fine_tunes import FineTuneList, FineTuneResource
+from service.api.schemas.jobs import JobResource
+from service.api.schemas.trainings import TrainingList, TrainingResource
+from service.cli import budget_options as options
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
+from service.cli.job_watch import watch_job
+from service.cli.models import Url
+from service.client import Client
+
+_INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
+
+JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCommands(Generic[JobT]):
+    """The commands of one kind of job.
+
+    Args:
+        name: What the commands stand under, as `fine-tunes`.
+        noun: What people call one.
+        get: The client's verb, and the next ones too.
+        cancel: Ends a job.
+        pause: Holds a job.
+        resume: Goes on with it.
+        facts: What `get` shows of a job.
+        print_result: Says what came of a job that has succeeded.
+    """
+
+    name: str
+    noun: str
+    get: Callable[[Client, str], JobT]
+    cancel: Callable[[Client, str], JobT]
+    pause: Callable[[Client, str], JobT]
+    resume: Callable[[Client, str], JobT]
+    facts: Callable[[Client, JobT], list[tuple[str, str]]]
+    print_result: Callable[[JobT], None]
+
+    def watch(self, client: Client, job: JobT, *, as_json: bool) -> None:
+        """Watch a job until it has ended, and say what came of it."""
+        try:
+            ended = watch_job(client, job, as_json=as_json)
+        except KeyboardInterrupt:
+            err.print(f"{job.id} goes on.", soft_wrap=True)
+            err.print(f"To watch it again: tleg {self.name} watch {job.id}", soft_wrap=True)
+            err.print(f"To end it:         tleg {self.name} cancel {job.id}", soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED) from None
+        if not as_json:
+            self.print_result(ended)
+
+
+def add_job_commands(app: typer.Typer, jobs: JobCommands[JobT]) -> None:
+    """Give a group what can be asked of one job; `show` is `get` by another name."""
+
+    def get(url: Url, job_id: JobId, as_json: options.AsJson = False) -> None:
+        with Client(url) as client:
+            job = jobs.get(client, job_id)
+            if as_json:
+                print_json(job.model_dump(mode="json"))
+            else:
+                print_facts(jobs.facts(client, job))
+
+    def watch(
+        url: Url,
+        job_id: JobId,
+        as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+    ) -> None:
+        with Client(url) as client:
+            jobs.watch(client, jobs.get(client, job_id), as_json=as_json)
+
+    def cancel(url: Url, job_id: JobId) -> None:
+        with Client(url) as client:
+            _print_status(jobs.cancel(client, job_id))
+
+    def pause(url: Url, job_id: JobId) -> None:
+        with Client(url) as client:
+            _print_status(jobs.pause(client, job_id))
+
+    def resume(url: Url, job_id: JobId) -> None:
+        with Client(url) as client:
+            _print_status(jobs.resume(client, job_id))
+
+    noun = jobs.noun
+    shown = f"Show one {noun}: where it stands, how it is trained and what came of it."
+    app.command("get", help=shown)(get)
+    app.command("show", help=shown, hidden=True)(get)
+    app.command(
+        "watch",
+        help=f"Watch a {noun} until it has ended; exit code 0 if it succeeded, 1 if not. Ctrl-C leaves it running.",
+    )(watch)
+    app.command("cancel", help=f"End a {noun} without a result; what it has kept stays.")(cancel)
+    app.command("pause", help=f"Hold a {noun}; it saves its state and keeps its place.")(pause)
+    app.command("resume", help=f"Go on with a {noun} that was paused.")(resume)
+
+
+def print_page(page: FineTuneList | TrainingList, *, as_json: bool) -> None:
+    """Print a page of jobs, one a line; trainings with the name of their learngene."""
+    if as_json:
+        print_json(page.model_dump(mode="json"))
+        return
+    named = isinstance(page, TrainingList)
+    rows = []
+    for job in page.data:
+        rows.append(
+            (
+                job.id,
+                *((job.name,) if isinstance(job, TrainingResource) else ()),
+                job.status,
+                f"{job.progress.epoch}/{job.progress.epochs}",
+                percent(job.metrics.get("top1")),
+                job.created_at.astimezone().strftime("%m-%d %H:%M"),
+            )
+        )
+    columns = ("id", *(("learngene",) if named else ()), "status", "epochs", "top-1", "created")
+    print_table(columns, rows, folds=1)
+    if page.has_more:
+        err.print(f"more follow: --after {page.data[-1].id}")
+
+
+def facts_before(job: JobResource) -> list[tuple[str, str]]:
+    """Return what is said first of any job."""
+    return [
+        ("id", job.id),
+        ("status", f"{job.status}{', to be paused' if job.pause_requested else ''}"),
+        ("attempt", str(job.attempt)),
+    ]
+
+
+def progress_facts(job: JobResource, *, held_out: str) -> list[tuple[str, str]]:
+    """Return how far any job is, and when it began and will end; `held_out` is what was measured."""
+    progress = job.progress
+    facts = [
+        (
+            "progress",
+            f"{percent(progress.fraction)}, {progress.epoch} of {progress.epochs} epochs done, step {progress.step:,}",
+        ),
+        ("held out", held_out),
+        ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),
+        ("created", _time(job.created_at)),
+        ("started", _time(job.started_at)),
+        ("finished", _time(job.finished_at)),
+    ]
+    if job.estimated_finish_at is not None:
+        facts.append(("expected", _time(job.estimated_finish_at)))
+    if job.error is not None:
+        facts.append(("error", f"{job.error.message} ({job.error.code})"))
+    return facts
+
+
+def _print_status(job: JobResource) -> None:
+    waits = ", to be paused when its state is saved" if job.pause_requested else ""
+    out.print(f"{job.id} is {job.status}{waits}", soft_wrap=True)
+
+
+def _time(when: datetime | None) -> str:
+    return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,160 @@
+"""`tleg trainings`: learngenes that a server's workers train, from the job to the learngene that the server then serves."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from service.api.schemas.trainings import TrainingBody, TrainingResource
+from service.cli import budget_options as options
+from service.cli.console import err, out, percent, print_facts, print_json
+from service.cli.job_commands import JobCommands, add_job_commands, facts_before, print_page, progress_facts
+from service.cli.models import Url
+from service.client import Client
+from service.domain.invalid_value import invalid_value_message
+from service.domain.job import JobStatus
+from tleg_core.errors import ConfigError
+from tleg_core.learngene_config import parse_overrides
+
+app = typer.Typer(no_args_is_help=True, help="Train learngenes on a server, by jobs that survive restarts.")
+
+
+@app.command()
+def create(
+    url: Url,
+    name: Annotated[str, typer.Option(help="The id of the learngene to be made.", show_default=False)],
+    dataset: Annotated[str, typer.Option(help="The data set's id, ds-…, of `tleg datasets upload`.", show_default=False)],
+    recipe: Annotated[str | None, typer.Option(help="A recipe that comes with tleg; by default the data set decides.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with fields to set, in a recipe's form; it need not name all.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="A field to set; may be given several times."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The id of the model to learn from, m-…; by default the labels alone teach.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="The licence that the learngene is given.", show_default="Apache-2.0")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a published learngene of that name.")] = False,
+    holdout: Annotated[
+        float | None, typer.Option(help="Share held out where the data set has no test split.", show_default="0.2")
+    ] = None,
+    nproc: Annotated[int | None, typer.Option(help="Processes that train together.", show_default="1")] = None,
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same key and request give the same job, for a day.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Queue the training of a learngene on a data set; a name and a data set are enough."""
+    request = {
+        "name": name,
+        "dataset": dataset,
+        "recipe": recipe,
+        "config": _config(config, changes or []) or None,
+        "teacher": teacher,
+        "licence": licence,
+        "replace": replace or None,
+        "holdout": holdout,
+        "nproc": nproc,
+    }
+    try:
+        body = TrainingBody.model_validate({name: value for name, value in request.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(".".join(str(part) for part in first["loc"]), invalid_value_message(first)) from None
+    with Client(url) as client:
+        job = client.train_learngene(body, idempotency_key=key)
+        if as_json:
+            print_json(job.model_dump(mode="json"))
+        else:
+            out.print(f"{job.id} is {job.status}", soft_wrap=True)
+            print_facts(_config_facts(job))
+        if watch:
+            JOBS.watch(client, job, as_json=as_json)
+        elif not as_json:
+            err.print(f"watch it with `tleg trainings watch {job.id}`", soft_wrap=True)
+
+
+@app.command("list")
+def list_trainings(
+    url: Url,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Only jobs that learn from this model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only jobs on this data set.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List trainings, newest first."""
+    with Client(url) as client:
+        page = client.list_trainings(limit=limit, after=after, status=status, teacher=teacher, dataset=dataset)
+    print_page(page, as_json=as_json)
+
+
+def _config(path: Path | None, changes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return what a file and the command line set; the latter wins."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError("--config", f"{path} is no TOML: {error}") from error
+    for section, fields in parse_overrides(changes).items():
+        own = values.setdefault(section, {})
+        if not isinstance(own, dict):
+            raise ConfigError("--config", f"{path}: {section} is no section")
+        own.update(fields)
+    return values
+
+
+def _config_facts(job: TrainingResource) -> list[tuple[str, str]]:
+    sections = {name: dict(fields) for name, fields in job.config.items()}
+    return [
+        (name, ", ".join(f"{field} {value}" for field, value in fields.items() if value is not None))
+        for name, fields in sections.items()
+    ]
+
+
+def _facts(client: Client, job: TrainingResource) -> list[tuple[str, str]]:  # noqa: ARG001 (fine-tunes ask it)
+    loss = [f"loss {job.metrics['loss']:.4f}"] if "loss" in job.metrics else []
+    measured = [f"depth {depth} {percent(top1)}" for depth, top1 in job.accuracy.items()] + loss
+    return [
+        *facts_before(job),
+        ("learngene", job.name),
+        ("teacher", job.teacher or "none: labels alone"),
+        ("data set", job.dataset),
+        *progress_facts(job, held_out=", ".join(measured) or "-"),
+        *([("digest", job.result.digest)] if job.result is not None else []),
+        *_config_facts(job),
+    ]
+
+
+def _print_result(job: TrainingResource) -> None:
+    if job.result is None:
+        return
+    out.print("succeeded", soft_wrap=True)
+    for depth, top1 in job.accuracy.items():
+        out.print(f"depth {depth}: top-1 {percent(top1)} on held-out images", soft_wrap=True)
+    out.print(f"learngene {job.result.learngene}", soft_wrap=True)
+    err.print(f"models of it: `tleg models create --learngene {job.result.learngene} --max-params 3M`", soft_wrap=True)
+
+
+JOBS = JobCommands(
+    name="trainings",
+    noun="training",
+    get=Client.get_training,
+    cancel=Client.cancel_training,
+    pause=Client.pause_training,
+    resume=Client.resume_training,
+    facts=_facts,
+    print_result=_print_result,
+)
+add_job_commands(app, JOBS)

@@ -1,0 +1,154 @@
+"""`tleg trainings` and the clients' verbs against a real server; the worker's part is played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import AsyncClient, Client, TrainingBody, TrainingError
+from service.domain.job import JobError
+from service.storage.embedded_redis import running_url
+from tests.service import jobs
+from tests.service.archives import pets, zipped
+from tests.service.commands import Tleg, assert_fits, assert_one_line_error
+from tests.service.jobs import START, Store
+from tests.service.server import ServerProcess
+
+_NUMBERS = itertools.count(1)
+SETS = ("--set", "training.epochs=2", "--set", "network.img_size=8", "--set", "network.patch_size=4", "--set", "depths.train=3")
+
+
+@pytest.fixture(scope="module")
+def dataset(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a data set on the server."""
+    path = tmp_path_factory.mktemp("pets") / "pets.zip"
+    lions = {name.replace("cat", "lion"): content for name, content in pets().items()}  # another data set than others test with
+    path.write_bytes(zipped(lions))
+    with Client(server.url) as client:
+        return client.upload_dataset(path).id
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test has."""
+    return f"pets-{next(_NUMBERS)}"
+
+
+def work(server: ServerProcess, job_id: str, *, error: str | None = None) -> None:
+    """Do a worker's part: two epochs, and the end."""
+
+    async def worker(store: Store) -> None:
+        claim = await store.claim(job_id, "w1")
+        assert claim is not None
+        await store.started(claim, claim.job.spec.settings, START)
+        metrics: dict[str, float] = {}
+        for epoch in (1, 2):
+            metrics = {"train_loss": 2.0, "loss": 1.5, "top1": 0.25 * epoch, "top1_depth_2": 0.2, "top1_depth_1": 0.1}
+            facts = {"epoch": epoch, "step": 5 * epoch, "metrics": metrics}
+            await store.report(claim, replace(START, epoch=epoch, step=5 * epoch, metrics=metrics), event=("epoch", facts))
+        if error is not None:
+            await store.fail(claim, JobError(code="training_diverged", message=error))
+        else:
+            await store.succeed(claim, "d" * 64, replace(START, epoch=2, step=10, metrics=metrics))
+
+    jobs.run(running_url(server.data_dir), worker)
+
+
+def test_a_training_is_created_listed_and_steered(online: Tleg, dataset: str, name: str, tmp_path: Path) -> None:
+    """create, list, get, show, pause, resume and cancel agree with each other; a file and --set are one configuration."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[training]\nepochs = 9\nlr = 0.001\n[depths]\nrule = 'uniform'\n")
+    arguments = ("trainings", "create", "--name", name, "--dataset", dataset, "--config", recipe, *SETS, "--licence", "MIT")
+    created = online(*arguments, "--json").json
+    assert created["requested"]["config"]["training"] == {"epochs": 2, "lr": 0.001}
+    assert (created["config"]["depths"]["rule"], created["config"]["depths"]["train"]) == ("uniform", 3)
+    job_id = created["id"]
+    for command in ("get", "show"):
+        shown = online("trainings", command, job_id)
+        assert_fits(shown.out)
+        for text in (job_id, "queued", name, dataset, "epochs 2", "none: labels alone"):
+            assert text in shown.out
+    assert online("trainings", "show", job_id, "--json").json == created
+    listed = online("trainings", "list", "--status", "queued", "--dataset", dataset)
+    assert name in listed.out
+    assert_fits(listed.out)
+    assert job_id in [job["id"] for job in online("trainings", "list", "--json").json["data"]]
+    assert job_id not in online("fine-tunes", "list").out
+    assert_one_line_error(online("fine-tunes", "get", job_id), "no fine-tune")
+    assert_one_line_error(online(*arguments), job_id)
+    assert online("trainings", "pause", job_id).out == f"{job_id} is paused\n"
+    assert online("trainings", "resume", job_id).out == f"{job_id} is queued\n"
+    assert online("trainings", "cancel", job_id).out == f"{job_id} is cancelled\n"
+    assert_one_line_error(online("trainings", "resume", job_id), "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--set", "training.epochs=0"), "config.training.epochs"),
+        (("--set", "epochs=3"), "training.epochs=3"),
+        (("--recipe", "nobody"), "recipe"),
+        (("--teacher", "m-" + "0" * 32), "teacher"),
+        (("--holdout", "2"), "holdout"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(online: Tleg, dataset: str, name: str, arguments: tuple[str, ...], named: str) -> None:
+    """By the place in the request."""
+    assert_one_line_error(online("trainings", "create", "--name", name, "--dataset", dataset, *arguments), named)
+
+
+def test_watching_says_the_accuracy_of_each_depth(online: Tleg, server: ServerProcess, dataset: str, name: str) -> None:
+    """A line for each epoch, and what came of it; as JSON every event."""
+    job_id = online("trainings", "create", "--name", name, "--dataset", dataset, *SETS, "--json").json["id"]
+    work(server, job_id)
+    shown = online("trainings", "watch", job_id)
+    assert shown.code == 0, shown.err
+    assert re.search(r"epoch 2/2 +loss 2\.000 +top-1 50\.00 % +depth 1 10\.00 % +depth 2 20\.00 %", shown.out)
+    assert "depth 3: top-1 50.00 % on held-out images" in shown.out
+    assert shown.out.endswith(f"learngene {name}\n")
+    events = [json.loads(line) for line in online("trainings", "watch", job_id, "--json").out.splitlines()]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert "depth 1 10.00 %, depth 2 20.00 %, depth 3 50.00 %" in online("trainings", "get", job_id).out.replace("\n", " ")
+
+
+def test_watching_a_training_that_fails_ends_with_code_1(online: Tleg, server: ServerProcess, dataset: str, name: str) -> None:
+    """And its reason."""
+    job_id = online("trainings", "create", "--name", name, "--dataset", dataset, "--json").json["id"]
+    work(server, job_id, error="the loss is nan")
+    outcome = online("trainings", "watch", job_id)
+    assert (outcome.code, outcome.err) == (1, f"error: {job_id} failed: the loss is nan (training_diverged)\n")
+
+
+def test_both_clients_train_and_wait(server: ServerProcess, dataset: str, name: str) -> None:
+    """The same verbs, one blocking, one awaited; events come by the job's id, whatever it makes."""
+    with Client(server.url) as client:
+        job = client.train_learngene(TrainingBody(name=name, dataset=dataset), idempotency_key=name)
+        assert client.train_learngene(TrainingBody(name=name, dataset=dataset), idempotency_key=name).id == job.id
+        assert client.pause_training(job.id).status == "paused"
+        assert client.resume_training(job.id).status == "queued"
+        work(server, job.id)
+        done = client.wait_for_training(job.id, timeout_s=20)
+        assert done.result is not None
+        assert (done.result.learngene, done.accuracy["1"]) == (name, 0.1)
+        kinds = [event.kind for event in client.events(job.id)]
+        assert kinds.count("epoch") == 2
+        assert [event.kind for event in client.list_events(job.id).data] == kinds
+        assert client.list_trainings(dataset=dataset).data[0].id == job.id
+
+    async def awaited() -> None:
+        async with AsyncClient(server.url) as client:
+            other = await client.train_learngene(TrainingBody(name=f"{name}-b", dataset=dataset))
+            assert (await client.cancel_training(other.id)).status == "cancelled"
+            with pytest.raises(TrainingError, match="was cancelled"):
+                await client.wait_for_training(other.id)
+            assert (await client.get_training(other.id)).name == f"{name}-b"
+
+    asyncio.run(awaited())
+    assert httpx.get(f"{server.url}/learngenes/trainings/{job.id}").json()["status"] == "succeeded"

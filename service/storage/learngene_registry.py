@@ -204,6 +204,15 @@ class LearngeneRegistry:
         if model.fine_tuning is None:
             await self.provide(model.recipe.learngene)
 
+    async def object_key(self, model: Model) -> str | None:
+        """Return where the file lies that a worker's engine expands a model from; None where it has it, or needs none.
+
+        Raises:
+            StoreUnavailableError: Redis does not answer.
+        """
+        record = None if model.fine_tuning is not None else await self.record_of(model.recipe.learngene)
+        return None if record is None else record.object_key
+
     async def record_of(self, digest: str) -> PublishedLearngene | None:
         """Return the record of the published file of a digest, current or superseded; None for the process's own too.
 

@@ -5,6 +5,7 @@ Nothing here is of one job; what a job does with it is `training`'s business.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,21 +14,26 @@ import torch
 from torch import Tensor
 
 from service.domain.dataset import Dataset
-from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectStoreError
+from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectDamagedError, ObjectStoreError
 from service.domain.model import Model
 from service.storage.learngene_registry import load_catalogue
-from service.storage.object_store import ObjectStore
+from service.storage.object_store import ObjectStore, learngene_sha256
 from tleg_core.description import Preprocessing
-from tleg_core.errors import ConfigError
+from tleg_core.errors import ConfigError, LearngeneFileError
+from tleg_core.family import Family
 from tleg_core.image_file import ImageFile
+from tleg_core.learngene import Learngene
 from tleg_core.memory import memory_bytes
 from tleg_core.training.checkpoint import read_tensors
 from tleg_core.training.decoded import DecodedPixels, InputShape, decoding_threads
 from tleg_core.training.network import DeviceLearngene
 from tleg_core.training.processes import Processes
 
+logger = logging.getLogger(__name__)
+
 _KEPT_SHARE = 0.25  # of the memory, for decoded images
 _FETCHED_FILES = 4  # data set files kept on the disk where the store is elsewhere
+_FETCHED_LEARNGENES = 4  # published learngenes kept on the device, beside those that it starts with
 
 
 def choose_device(wanted: str, rank: int, count: int) -> torch.device:
@@ -55,7 +61,7 @@ class Workbench:
     """What an engine holds.
 
     Args:
-        learngenes: Paths of the learngene files.
+        learngenes: Paths of the files of those that it starts with.
         store: The object store.
         device: Where it computes.
         work_dir: A folder of its own.
@@ -74,8 +80,37 @@ class Workbench:
         self.threads = decoding_threads()
         catalogue = load_catalogue(learngenes, shipped=False)
         self._learngenes = {family.digest: DeviceLearngene(family, device) for family in catalogue.families}
+        self._fetched: OrderedDict[str, DeviceLearngene] = OrderedDict()  # by object key
         self._files: OrderedDict[str, ImageFile] = OrderedDict()
         self._pixels: OrderedDict[tuple[str, InputShape], DecodedPixels] = OrderedDict()
+
+    def fetch_learngene(self, object_key: str | None) -> None:
+        """Hold the published learngene that lies under a key, until several others were needed; None needs none.
+
+        Where it is gone or damaged the log says so, and `weights` says that it is not here.
+
+        Raises:
+            ObjectStoreError: The store fails.
+        """
+        if object_key is None:
+            return
+        if object_key in self._fetched:
+            self._fetched.move_to_end(object_key)
+            return
+        path = self.work_dir / "learngene.safetensors"
+        try:
+            self.store.fetch_file(object_key, path, sha256=learngene_sha256(object_key))
+            family = Family(Learngene.open(path))
+        except (FileNotFoundError, ObjectDamagedError, LearngeneFileError) as error:
+            reason = "it is gone" if isinstance(error, FileNotFoundError) else str(error)
+            facts = {"action": "learngene_broken", "object": object_key}
+            logger.error("a published learngene cannot be used: %s", reason, extra=facts)
+            return
+        finally:
+            path.unlink(missing_ok=True)
+        while len(self._fetched) >= _FETCHED_LEARNGENES:
+            self._fetched.popitem(last=False)
+        self._fetched[object_key] = DeviceLearngene(family, self.device)
 
     def weights(self, model: Model) -> dict[str, Tensor]:
         """Return a model's weights, float32 on the device.
@@ -156,9 +191,11 @@ class Workbench:
             raise ObjectStoreError(f"the object store has no {key}") from None
 
     def _learngene(self, model: Model) -> DeviceLearngene:
-        learngene = self._learngenes.get(model.recipe.learngene)
+        digest = model.recipe.learngene
+        fetched = (item for item in self._fetched.values() if item.family.digest == digest)
+        learngene = self._learngenes.get(digest) or next(fetched, None)
         if learngene is None:
-            raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
+            raise LearngeneNotLoadedError(model.learngene, digest)
         return learngene
 
     def _room(self, wanted_bytes: int) -> tuple[int, torch.device]:

@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tleg_core.errors import ConfigError
 from tleg_core.learngene_config import LearngeneConfig
 
 _FOLDER = Path(__file__).parent / "recipes"
+_PARTS = ("Paper", "Command", "Expected", "Time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeHeader:
+    """What a recipe says of itself in the comment that it begins with; further lines are indented.
+
+    Args:
+        title: Its first line.
+        paper: What it is made after, and where it departs from that.
+        command: The commands that run it.
+        expected: The result, as far as it is known.
+        time: How long it takes, and on what.
+    """
+
+    title: str
+    paper: str
+    command: str
+    expected: str
+    time: str
+
+    @classmethod
+    def from_text(cls, text: str) -> RecipeHeader:
+        """Read the header of a recipe's file.
+
+        Raises:
+            ConfigError: A part of it is missing or empty.
+        """
+        found: dict[str, list[str]] = {"Title": []}
+        part = "Title"
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                break
+            words = line.removeprefix("#").removeprefix(" ")
+            name, colon, rest = words.partition(":")
+            if colon and name in _PARTS:
+                part, words = name, rest.strip()
+            found.setdefault(part, []).append(words.removeprefix("  ").rstrip())
+        parts = {name: "\n".join(lines).strip("\n") for name, lines in found.items()}
+        for name in ("Title", *_PARTS):
+            if not parts.get(name):
+                raise ConfigError("recipe", f"its header lacks {name!r}: it is a comment of {', '.join(('Title', *_PARTS))}")
+        return cls(**{name.lower(): parts[name] for name in ("Title", *_PARTS)})
 
 
 def recipe_names() -> list[str]:

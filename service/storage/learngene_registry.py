@@ -98,15 +98,23 @@ class LearngeneRegistry:
         store: The records of the published ones.
         objects: Their files.
         limits: What may be published.
+        serving: Whether all that is published is held; a worker loads what its jobs need, and no more.
     """
 
     def __init__(
-        self, own: Catalogue, store: LearngeneStore, objects: ObjectStore, *, limits: PublicationLimits | None = None
+        self,
+        own: Catalogue,
+        store: LearngeneStore,
+        objects: ObjectStore,
+        *,
+        limits: PublicationLimits | None = None,
+        serving: bool = True,
     ) -> None:
         self._own = own
         self._store = store
         self._files = LearngeneFiles(objects)
         self._limits = limits or PublicationLimits()
+        self._serving = serving
         self._origins = {family.name: own.origin(family.name) for family in own.families}
         self._published: dict[str, _Loaded] = {}
         self._spare: OrderedDict[str, Family] = OrderedDict()
@@ -129,7 +137,7 @@ class LearngeneRegistry:
         """
         async with self._changing:
             version = await self._store.version()
-            if version == self._version and time.monotonic() < self._retry_at:
+            if not self._serving or (version == self._version and time.monotonic() < self._retry_at):
                 return False
             listing = await self._store.listing()
             published, complete = await self._load(listing)

@@ -23,6 +23,7 @@ from service.domain.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
+from service.domain.model import Model
 from service.domain.published_learngene import Outcome, Publication
 from service.storage import keys, learngene_registry
 from service.storage.embedded_redis import EmbeddedRedis
@@ -31,6 +32,7 @@ from service.storage.learngene_store import LearngeneStore
 from service.storage.object_store import ObjectStore
 from tests.service import tiny
 from tleg_core.errors import ConfigError
+from tleg_core.family import Variation
 from tleg_core.learngene import Learngene
 
 _NUMBERS = itertools.count(1)
@@ -519,6 +521,30 @@ def test_limits_are_named(on_site: OnSite) -> None:
         assert len(site.files()) == 3
         with pytest.raises(ConfigError, match="publication"):
             await here.publish(site.file(item), publication="../x")
+
+    on_site(scenario)
+
+
+def test_a_worker_holds_what_it_needs_and_no_more(on_site: OnSite) -> None:
+    """It publishes and is provided for, and never loads the others."""
+
+    async def scenario(site: Site) -> None:
+        worker = LearngeneRegistry(site.own, LearngeneStore(site.redis), site.objects, serving=False)
+        first, second = tiny.learngene("first"), tiny.learngene("second")
+        await site.publish(worker, first)
+        await site.publish(site.registry(), second)
+        assert not await worker.refresh()
+        await worker.provide(second.digest)
+        assert names(worker) == set()
+        assert worker.catalogue.family_by_digest(first.digest) is None
+        found = worker.catalogue.family_by_digest(second.digest)
+        assert found is not None
+        model = Model.of(found, found.recipe(found.members[0], Variation()))
+        record = await LearngeneStore(site.redis).get("second")
+        assert record is not None
+        assert await worker.object_key(model) == record.object_key
+        own = site.own.family("tiny-tleg")
+        assert await worker.object_key(Model.of(own, own.recipe(own.members[0], Variation()))) is None
 
     on_site(scenario)
 

@@ -52,6 +52,11 @@ def state_key(job_id: str, attempt: int, step: int, sha256: str) -> str:
     return f"jobs/{job_id}/{attempt}-{step}-{sha256}.safetensors"
 
 
+def trained_learngene_key(job_id: str, sha256: str) -> str:
+    """Return the key of the learngene that a job trained, as long as it is not published; it goes with the job's states."""
+    return f"{state_folder(job_id)}learngene-{sha256}.safetensors"
+
+
 def state_sha256(key: str) -> str:
     """Return the sha256 that stands in the key of a state."""
     return key.removesuffix(".safetensors").rpartition("-")[2]

@@ -11,16 +11,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from service.domain.catalogue import Catalogue
-from service.domain.errors import FencedError, ServiceError, StoreUnavailableError
-from service.domain.job import FineTuneSpec, JobStatus
-from service.storage.dataset_store import DatasetStore
-from service.storage.job_store import Claim, Demand, JobStore
-from service.storage.model_store import ModelStore
-from service.storage.object_store import ObjectStore, state_folder
-from service.worker.delivery import Delivery, Died, Release, Subject
+from service.domain.errors import FencedError, ServiceError, StoreUnavailableError, code_of
+from service.domain.job import JobStatus
+from service.storage.job_store import Claim, Demand
+from service.storage.object_store import state_folder
+from service.worker.assignment import Stores, assignment_of
+from service.worker.delivery import Delivery, Died, Release
 from service.worker.engine_process import EngineEndedError, EngineProcess
-from service.worker.protocol import INTERNAL_ERROR, Failed, Finished, Run, Stop, Stopped
+from service.worker.protocol import INTERNAL_ERROR, Failed, Finished, Stop, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +27,6 @@ _CANCEL_LIMIT_S = 10.0  # for a step to end
 _RETRY_PAUSE_S = 0.2  # between two tries while Redis is away
 
 _T = TypeVar("_T")
-
-
-class Stores:
-    """Where an attempt's work comes from and its results go."""
-
-    def __init__(
-        self, *, jobs: JobStore, models: ModelStore, datasets: DatasetStore, objects: ObjectStore, catalogue: Catalogue
-    ) -> None:
-        self.jobs = jobs
-        self.models = models
-        self.datasets = datasets
-        self.objects = objects
-        self.catalogue = catalogue
 
 
 class Attempt:
@@ -59,7 +44,7 @@ class Attempt:
         self._stores = stores
         self._beat_s = min(1.0, heartbeat_s / 4)
         self._checkpoint_s = checkpoint_s
-        self._delivery = Delivery(claim, stores.jobs, stores.models, stores.objects)
+        self._delivery = Delivery(claim, stores.jobs, stores.objects)
         self._engine: EngineProcess | None = None
         self._runs = False  # whether the engine has the order
         self._leaving_to: JobStatus | None = None
@@ -118,29 +103,18 @@ class Attempt:
     async def _work(self, provide: Callable[[], Coroutine[Any, Any, EngineProcess]]) -> None:
         """Give the engine the job, and pass on what it reports, up to its last word."""
         try:
-            self._delivery.subject = subject = await self._subject()
+            self._delivery.assignment = assignment = await self._patiently(lambda: assignment_of(self._claim, self._stores))
         except (StoreUnavailableError, FencedError):
             raise
         except ServiceError as error:
-            self._delivery.put(Failed(job=self._claim.job.id, code=_code(error), message=str(error)))
+            self._delivery.put(Failed(job=self._claim.job.id, code=code_of(error), message=str(error)))
             return
         try:
             self._engine = engine = await provide()
             if self._leaving_to is not None:
                 self._delivery.put(Release(self._leaving_to))
                 return
-            job = self._claim.job
-            engine.order(
-                Run(
-                    job=job.id,
-                    attempt=self._claim.attempt,
-                    model=subject.model.to_json(),
-                    dataset=subject.dataset.to_json(),
-                    settings=dict(job.settings_used or job.spec.settings),
-                    resume_key=job.resume_key,
-                    checkpoint_s=self._checkpoint_s,
-                )
-            )
+            engine.order(assignment.order(self._checkpoint_s))
             self._runs = True  # until the engine says that it has ended the job, or has ended; not where we are cancelled
             await self._pass_on(engine)
             self._runs = False
@@ -168,15 +142,6 @@ class Attempt:
                     return
                 case _:
                     self._delivery.put(report)
-
-    async def _subject(self) -> Subject:
-        """Read what is to be trained, and on what; raises `ServiceError` where it is not to be had."""
-        spec = self._claim.job.spec
-        if not isinstance(spec, FineTuneSpec):
-            raise ServiceError(f"this worker cannot do jobs of kind {spec.kind}")
-        model = (await self._patiently(lambda: self._stores.models.get(spec.model))).model
-        dataset = (await self._patiently(lambda: self._stores.datasets.get(spec.dataset))).dataset
-        return Subject(model=model, usage=self._stores.catalogue.usage(model), dataset=dataset)
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Ask until Redis answers."""
@@ -217,9 +182,3 @@ async def drop_states(job_id: str, stores: Stores) -> None:
             await asyncio.to_thread(stores.objects.delete_folder, state_folder(job_id))
     except ServiceError as error:
         logger.warning("%s", error, extra={"action": "states_left_behind", "job": job_id})
-
-
-def _code(error: ServiceError) -> str:
-    """Return an error's class as a code: ModelNotFoundError is model_not_found."""
-    name = type(error).__name__.removesuffix("Error")
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

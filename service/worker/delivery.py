@@ -16,13 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from service.domain.dataset import Dataset
-from service.domain.errors import ObjectStoreError, StoreUnavailableError
+from service.domain.errors import FencedError, ObjectStoreError, ServiceError, StoreUnavailableError, code_of
 from service.domain.job import Job, JobCheckpoint, JobError, JobStatus, Progress
-from service.domain.model import FineTuning, Model, Usage
 from service.storage.job_store import Claim, JobStore
-from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore, state_folder
+from service.worker.assignment import Assignment
 from service.worker.pace import Pace
 from service.worker.protocol import EpochDone, Failed, Finished, Note, Saved, Started, Stepped, Weights
 
@@ -32,7 +30,6 @@ _STATE_PAUSE_S = 0.5  # between two writes of the progress
 _EVENT_PAUSE_S = 1.0  # between two events of it,
 _MAX_EVENTS = 500  # and about so many in a job
 _RETRY_PAUSE_S = 0.2  # between two tries while Redis is away
-_MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # in the last epoch; the others on the held-out part
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +50,20 @@ Item: TypeAlias = Started | Stepped | EpochDone | Saved | Note | Finished | Fail
 LAST: Final = (Finished, Failed, Release, Died)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What an attempt trains, as the results are described by it."""
-
-    model: Model
-    usage: Usage
-    dataset: Dataset
-
-
 class Delivery:
     """The way of one attempt's reports into the store.
 
     Args:
         claim: The attempt.
         jobs: Where jobs are recorded.
-        models: Where results are recorded.
         objects: Where states of training lie.
     """
 
-    def __init__(self, claim: Claim, jobs: JobStore, models: ModelStore, objects: ObjectStore) -> None:
+    def __init__(self, claim: Claim, jobs: JobStore, objects: ObjectStore) -> None:
         self._claim = claim
         self._jobs = jobs
-        self._models = models
         self._objects = objects
-        self.subject: Subject | None = None
+        self.assignment: Assignment | None = None
         self._items: deque[Item] = deque()
         self._more = asyncio.Event()
         self._pace = Pace()
@@ -166,11 +152,7 @@ class Delivery:
             case Note():
                 await jobs.report(claim, self._progress, event=("log", {"message": item.message}))
             case Finished():
-                model = self._describe(item.epoch, item.step, item.metrics, item.weights)
-                await self._models.add(model)
-                progress = replace(self._advanced(item.epoch, item.step, item.metrics), estimated_finish=None)
-                self.closing = True
-                self._clean(await jobs.succeed(claim, model.id, progress))
+                await self._finish(item)
             case Failed():
                 await self._catch_up()
                 self.closing = True
@@ -226,11 +208,28 @@ class Delivery:
         )
         return self._progress
 
+    async def _finish(self, item: Finished) -> None:
+        """Record the result, and end the job with it; where the result cannot be recorded, the job fails with the reason.
+
+        Where the object store fails it is the attempt that failed: another one makes the same result.
+        """
+        try:
+            result = await self._record(item, item.weights)
+        except (StoreUnavailableError, FencedError):
+            raise
+        except ObjectStoreError as error:
+            await self._hand_over(Died(f"the result could not be stored: {error}"))
+            return
+        except ServiceError as error:
+            await self._hand_over(Failed(job=item.job, code=code_of(error), message=str(error)))
+            return
+        progress = replace(self._advanced(item.epoch, item.step, item.metrics), estimated_finish=None)
+        self.closing = True
+        self._clean(await self._jobs.succeed(self._claim, result, progress))
+
     async def _add_checkpoint(self, report: EpochDone, weights: Weights) -> None:
-        model = self._describe(report.epoch, report.step, report.metrics, weights)
-        await self._models.add(model)
         checkpoint = JobCheckpoint(
-            model=model.id,
+            model=await self._record(report, weights),
             epoch=report.epoch,
             step=report.step,
             metrics=_finite(report.metrics),
@@ -238,24 +237,11 @@ class Delivery:
         )
         await self._jobs.add_checkpoint(self._claim, checkpoint)
 
-    def _describe(self, epoch: int, step: int, metrics: Mapping[str, float], weights: Weights) -> Model:
-        if self.subject is None:
+    async def _record(self, report: EpochDone | Finished, weights: Weights) -> str:
+        if self.assignment is None:
             raise RuntimeError("weights of an attempt that was never begun")
-        fine_tuning = FineTuning.of(
-            self.subject.dataset,
-            parent=self.subject.model.id,
-            usage=self.subject.usage,
-            job=self._claim.job.id,
-            settings=self._settings,
-            epoch=epoch,
-            step=step,
-            metrics={name: value for name, value in _finite(metrics).items() if name in _MEASURED},
-            images=weights.images,
-            weights_sha256=weights.sha256,
-            weights_key=weights.key,
-            size_bytes=weights.size_bytes,
-        )
-        return Model.fine_tuned(self.subject.model, fine_tuning)
+        report = report.model_copy(update={"metrics": _finite(report.metrics)})
+        return await self.assignment.record(report, weights, self._settings)
 
     def _clean(self, job: Job) -> None:
         """Delete every state of a job that has ended, those that no report came of included."""

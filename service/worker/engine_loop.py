@@ -20,7 +20,7 @@ from torch import distributed
 from service.logs import configure_logging
 from service.storage.object_store import ObjectStore
 from service.worker.connection import Connection
-from service.worker.protocol import Failed, Ready, Run, Setup
+from service.worker.protocol import RUN, Failed, Ready, Setup
 from service.worker.rehearsal import rehearse
 from service.worker.training import FIRST_WORD_S, train
 from service.worker.workbench import Workbench, choose_device
@@ -31,7 +31,6 @@ from tleg_core.training.processes import Processes
 logger = logging.getLogger(__name__)
 
 _SETUP: TypeAdapter[Setup] = TypeAdapter(Setup)
-_RUN: TypeAdapter[Run] = TypeAdapter(Run)
 
 
 def run(socket: Path) -> None:
@@ -77,7 +76,7 @@ def _work(connection: Connection | None, processes: Processes) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     _say(connection, Ready(device=name))
     while True:
-        order = _RUN.validate_json(processes.told(connection.next_run().model_dump_json() if connection else ""))
+        order = RUN.validate_json(processes.told(connection.next_run().model_dump_json() if connection else ""))
         train(
             order,
             bench,
@@ -89,7 +88,7 @@ def _work(connection: Connection | None, processes: Processes) -> None:
 def _refuse(connection: Connection | None, processes: Processes, reason: str) -> NoReturn:
     """Answer a job that these processes cannot do; all of them come to the same conclusion."""
     _say(connection, Ready(device="none"))
-    order = _RUN.validate_json(processes.told(connection.next_run().model_dump_json() if connection else ""))
+    order = RUN.validate_json(processes.told(connection.next_run().model_dump_json() if connection else ""))
     _say(connection, Failed(job=order.job, code="invalid_settings", message=reason))
     if connection is None:
         time.sleep(FIRST_WORD_S)

@@ -28,17 +28,33 @@ class Setup(_Message):
     work_dir: str  # a folder for files of the engine alone; what is in it may be deleted when no engine runs
 
 
-class Run(_Message):
-    """Train this job."""
-
-    type: Literal["run"] = "run"
+class _Run(_Message):
     job: str
     attempt: int
-    model: dict[str, Any]  # the base model's record, `service.domain.model.Model.to_json`
     dataset: dict[str, Any]  # `service.domain.dataset.Dataset.to_json`
-    settings: dict[str, Any]  # `tleg_core.fine_tuning.FineTuneSettings.to_json`
+    settings: dict[str, Any]
     resume_key: str | None  # object key of the state to go on from
     checkpoint_s: float
+    learngene_key: str | None = None  # object key of the published learngene that the model or teacher is expanded from
+
+
+class FineTuneRun(_Run):
+    """Fine-tune a model; `settings` are `tleg_core.fine_tuning.FineTuneSettings.to_json`."""
+
+    type: Literal["fine_tune"] = "fine_tune"
+    model: dict[str, Any]  # the base model's record, `service.domain.model.Model.to_json`
+
+
+class TrainingRun(_Run):
+    """Train a learngene; `settings` are as `service.domain.job.TrainingSpec` has them."""
+
+    type: Literal["train"] = "train"
+    name: str  # of the learngene
+    licence: str
+    teacher: dict[str, Any] | None  # the record of the model whose outputs are distilled
+
+
+Run: TypeAlias = FineTuneRun | TrainingRun
 
 
 class Stop(_Message):
@@ -49,8 +65,9 @@ class Stop(_Message):
     save: bool
 
 
-Order: TypeAlias = Annotated[Setup | Run | Stop, Field(discriminator="type")]
-ORDER: TypeAdapter[Setup | Run | Stop] = TypeAdapter(Order)
+Order: TypeAlias = Annotated[Setup | FineTuneRun | TrainingRun | Stop, Field(discriminator="type")]
+ORDER: TypeAdapter[Setup | FineTuneRun | TrainingRun | Stop] = TypeAdapter(Order)
+RUN: TypeAdapter[FineTuneRun | TrainingRun] = TypeAdapter(Annotated[FineTuneRun | TrainingRun, Field(discriminator="type")])
 
 
 class Ready(_Message):
@@ -88,13 +105,13 @@ class Stepped(_Message):
 
 
 class EpochDone(_Message):
-    """An epoch is done and the held-out part was classified; `weights` where the epoch is kept as a checkpoint."""
+    """An epoch is done and the held-out part was classified; `weights` where a fine-tune's epoch is kept as a checkpoint."""
 
     type: Literal["epoch"] = "epoch"
     job: str
     epoch: int
     step: int
-    metrics: dict[str, float]  # train_loss, loss, top1, top5
+    metrics: dict[str, float]  # train_loss, loss, top1, and top5 or top1_depth_4
     weights: Weights | None
 
 
@@ -108,7 +125,7 @@ class Saved(_Message):
 
 
 class Finished(_Message):
-    """Training is done."""
+    """Training is done; `weights` are a model's, or a learngene's file."""
 
     type: Literal["finished"] = "finished"
     job: str

@@ -23,9 +23,12 @@ from service.domain.job import JobError, JobStatus
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
+from service.storage.learngene_registry import LearngeneRegistry
+from service.storage.learngene_store import LearngeneStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
-from service.worker.attempt import Attempt, Stores, drop_states
+from service.worker.assignment import Stores
+from service.worker.attempt import Attempt, drop_states
 from service.worker.pulse import keep_pulse
 from service.worker.queue import Queue
 from service.worker.warm_engine import WarmEngine
@@ -43,7 +46,7 @@ class Supervisor:
     Args:
         settings: What the operator decided; they name a Redis.
         name: The worker's name, of which there is no other.
-        catalogue: The learngenes.
+        catalogue: The learngenes of the worker's own files.
         engine: The engine, not yet started.
     """
 
@@ -61,12 +64,13 @@ class Supervisor:
             retry=Retry(NoBackoff(), 0),  # we try again ourselves
         )
         self._jobs = JobStore(self._redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
+        objects = ObjectStore(settings.object_store_url)
         self._stores = Stores(
             jobs=self._jobs,
             models=ModelStore(self._redis),
             datasets=DatasetStore(self._redis),
-            objects=ObjectStore(settings.object_store_url),
-            catalogue=catalogue,
+            objects=objects,
+            learngenes=LearngeneRegistry(catalogue, LearngeneStore(self._redis), objects, serving=False),
         )
         self._queue = Queue(settings.redis_url, heartbeat_s=settings.heartbeat_s, is_open=self._is_open, handle=self._handle)
         self._loop = asyncio.get_running_loop()
@@ -146,7 +150,7 @@ class Supervisor:
         )
         if self._draining.is_set():
             attempt.leave(JobStatus.QUEUED, limit_s=settings.drain_timeout_s)
-        nproc = int(claim.job.spec.settings["nproc"])
+        nproc = claim.job.spec.nproc
         cores = os.cpu_count() or 1
         if nproc > cores:  # each would load PyTorch, and the machine run out of memory before one could say so
             reason = f"nproc: {nproc} processes are more than the {cores} cores of this worker"

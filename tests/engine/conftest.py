@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from PIL import Image
 from service.domain.dataset import Dataset
 from service.domain.model import Model
 from service.storage.object_store import ObjectStore
-from service.worker.protocol import Run
+from service.worker.protocol import FineTuneRun, TrainingRun
 from tests.core.conftest import build_learngene
 from tests.engine.driver import Engine
 from tleg_core.family import Family, Variation
@@ -29,6 +29,8 @@ from tleg_core.training.fine_tune import held_out_count
 CLASSES = ("high", "low", "middle")
 IMAGES_A_CLASS = 30
 _JOBS = itertools.count(1)
+
+RunT = TypeVar("RunT", FineTuneRun, TrainingRun)
 
 
 @dataclass
@@ -54,9 +56,9 @@ class Scene:
         )
         return FineTuneSettings.resolve({"epochs": 3, "batch_size": 8, "precision": "float32"} | requested, facts)
 
-    def run(self, *, checkpoint_s: float = 1000.0, **requested: Any) -> Run:
+    def run(self, *, checkpoint_s: float = 1000.0, **requested: Any) -> FineTuneRun:
         """Return the order of a new job."""
-        return Run(
+        return FineTuneRun(
             job=f"ft-{next(_JOBS):032x}",
             attempt=1,
             model=self.model.to_json(),
@@ -134,6 +136,6 @@ def engine(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
         yield running
 
 
-def again(run: Run, key: str | None, *, attempt: int = 2) -> Run:
+def again(run: RunT, key: str | None, *, attempt: int = 2) -> RunT:
     """Return the order of a later attempt that goes on from a state."""
     return run.model_copy(update={"resume_key": key, "attempt": attempt})

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from service.domain.model import FineTuning, Model, Usage
-from service.worker.protocol import EpochDone, Failed, Finished, Note, Run, Saved, Started, Stepped, Stopped
+from service.worker.protocol import EpochDone, Failed, FineTuneRun, Finished, Note, Saved, Started, Stepped, Stopped
 from tests.engine.conftest import CLASSES, Scene, again
 from tests.engine.driver import Engine
 from tleg_core.canonical import sha256_hex
@@ -71,7 +71,7 @@ def _held_out(file: ImageFile, settings: FineTuneSettings) -> np.ndarray:
 
 
 def test_the_same_job_gives_the_same_weights_another_seed_others(engine: Engine, scene: Scene) -> None:
-    """Run twice in one warm engine, the decoded images and all else reused."""
+    """FineTuneRun twice in one warm engine, the decoded images and all else reused."""
     first, second, other = (engine.do(scene.run(seed=seed))[-1].weights.sha256 for seed in (0, 0, 1))
     assert first == second != other
 
@@ -80,13 +80,13 @@ def test_a_fine_tuned_model_can_be_fine_tuned_again(engine: Engine, scene: Scene
     """From its file in the object store; with its classes kept it starts where the other ended."""
     run = scene.run(epochs=6, lr=3e-3)
     finished = engine.do(run)[-1]
-    model = _tuned(scene, run, finished.weights.key, finished.weights.sha256)
+    model = tuned_model(scene, run, finished.weights.key, finished.weights.sha256)
     settings = scene.settings(epochs=1, lr=1e-9).to_json() | {"head": "keep"}
     kept = engine.do(scene.run().model_copy(update={"model": model.to_json(), "settings": settings}))[-1]
     assert abs(kept.metrics["loss"] - finished.metrics["loss"]) < 1e-3
 
 
-def _tuned(scene: Scene, run: Run, weights_key: str, weights_sha256: str) -> Model:
+def tuned_model(scene: Scene, run: FineTuneRun, weights_key: str, weights_sha256: str) -> Model:
     """Return the model that is recorded of a job whose result lies under that key."""
     tuning = FineTuning.of(
         scene.dataset,
@@ -180,8 +180,8 @@ def test_failures_say_why_and_leave_the_engine_whole(engine: Engine, scene: Scen
     save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in network.state_dict().items()}, tmp_path / "nan")
     nan = (tmp_path / "nan").read_bytes()
     scene.store.put_file("weights/nan.safetensors", tmp_path / "nan")
-    whole = _tuned(scene, plain, "weights/nan.safetensors", sha256_hex(nan))
-    damaged = _tuned(scene, plain, "weights/nan.safetensors", sha256_hex(nan[:-1]))
+    whole = tuned_model(scene, plain, "weights/nan.safetensors", sha256_hex(nan))
+    damaged = tuned_model(scene, plain, "weights/nan.safetensors", sha256_hex(nan[:-1]))
     bad = {
         "invalid_settings": plain.model_copy(update={"settings": plain.settings | {"freeze": 9}}),
         "training_diverged": plain.model_copy(update={"model": whole.to_json()}),

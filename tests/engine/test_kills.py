@@ -9,12 +9,12 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from service.worker.protocol import Finished, Run, Saved, Stepped, Stopped
+from service.worker.protocol import FineTuneRun, Finished, Saved, Stepped, Stopped, TrainingRun
 from tests.engine.conftest import Scene, again
 from tests.engine.driver import Engine, EngineGoneError
 
 
-def finish_despite_kills(start: Callable[..., Engine], run: Run, delays_s: list[float]) -> Finished:
+def finish_despite_kills(start: Callable[..., Engine], run: FineTuneRun | TrainingRun, delays_s: list[float]) -> Finished:
     """Kill the engine after each of the delays, go on from the last saved state each time, and return the end's report."""
     key = None
     for attempt, delay_s in enumerate(delays_s, start=1):

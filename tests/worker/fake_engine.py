@@ -26,10 +26,10 @@ from service.worker.protocol import (
     Beat,
     EpochDone,
     Failed,
+    FineTuneRun,
     Finished,
     Note,
     Ready,
-    Run,
     Saved,
     Setup,
     Started,
@@ -61,7 +61,7 @@ class FakeEngine:
     def __init__(self, path: str) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
-        self._orders: queue.Queue[Run | Stop] = queue.Queue()
+        self._orders: queue.Queue[FineTuneRun | Stop] = queue.Queue()
         self._silent = False
         lines = self._connection.makefile("rb")
         setup = ORDER.validate_json(lines.readline())
@@ -76,7 +76,7 @@ class FakeEngine:
         self._send(Ready(device="none"))
         while True:
             order = self._orders.get()
-            if isinstance(order, Run):
+            if isinstance(order, FineTuneRun):
                 self._run(order)
 
     def _listen(self, lines: object) -> None:
@@ -93,7 +93,7 @@ class FakeEngine:
         if not self._silent:
             self._connection.sendall(report.model_dump_json().encode() + b"\n")  # type: ignore[attr-defined]
 
-    def _run(self, run: Run) -> None:
+    def _run(self, run: FineTuneRun) -> None:
         conduct, job = Conduct(run.settings["seed"]), run.job
         epochs, steps = run.settings["epochs"], run.settings["epochs"] * 10
         step_s = STEP_S * (10 if conduct is Conduct.TRAINS_SLOWLY else 1)
@@ -142,7 +142,7 @@ class FakeEngine:
                 asked = order
         return asked
 
-    def _save(self, run: Run, step: int) -> None:
+    def _save(self, run: FineTuneRun, step: int) -> None:
         key = state_key(run.job, run.attempt, step, "0" * 64)
         try:
             self._put(key, str(step).encode())
@@ -151,7 +151,7 @@ class FakeEngine:
             raise SystemExit(0) from None
         self._send(Saved(job=run.job, step=step, key=key))
 
-    def _weights(self, run: Run, step: int) -> Weights:
+    def _weights(self, run: FineTuneRun, step: int) -> Weights:
         content = f"weights of {run.model['id']} after {step}".encode()
         digest = hashlib.sha256(content).hexdigest()
         self._put(weights_key(digest), content)

@@ -59,7 +59,7 @@ def test_a_state_that_redis_may_know_is_kept_until_a_later_one_is_recorded(on_be
         first, second = (state_key(job_id, 1, step, SHA256) for step in (10, 20))
         for key in (first, second):
             objects.put_file(key, content)
-        delivery = Delivery(claim, jobs, bench.models, objects)
+        delivery = Delivery(claim, jobs, objects)
         running = asyncio.create_task(delivery.run())
         delivery.put(Saved(job=job_id, step=10, key=first))
         while not jobs.is_away:
@@ -86,7 +86,7 @@ def test_a_long_run_keeps_no_trace_of_what_was_deleted(on_bench: OnBench) -> Non
         job_id = (await bench.job()).id
         claim = await bench.jobs.claim(job_id, "a worker")
         assert claim is not None
-        delivery = Delivery(claim, bench.jobs, bench.models, ObjectStore(bench.settings.object_store_url))
+        delivery = Delivery(claim, bench.jobs, ObjectStore(bench.settings.object_store_url))
         running = asyncio.create_task(delivery.run())
         for step in range(1, 1001):
             delivery.put(Saved(job=job_id, step=step, key=state_key(job_id, 1, step, SHA256)))

@@ -1,0 +1,185 @@
+"""What an attempt is to do: the order that its engine gets, and how what comes of it is recorded. One class a kind of job.
+
+Recording is done before the job says so and may be done twice: what is recorded follows from the job and the file alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from service.domain.catalogue import Catalogue
+from service.domain.dataset import Dataset
+from service.domain.errors import ObjectStoreError
+from service.domain.job import FineTuneSpec, TrainingSpec
+from service.domain.model import FineTuning, Model, Usage
+from service.storage.dataset_store import DatasetStore
+from service.storage.job_store import Claim, JobStore
+from service.storage.learngene_registry import LearngeneRegistry
+from service.storage.model_store import ModelStore
+from service.storage.object_store import ObjectStore
+from service.worker.protocol import EpochDone, FineTuneRun, Finished, Run, TrainingRun, Weights
+
+_MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # of a model, in the last epoch; the others on the held-out part
+
+
+class Stores:
+    """Where an attempt's work comes from and its results go."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        models: ModelStore,
+        datasets: DatasetStore,
+        objects: ObjectStore,
+        learngenes: LearngeneRegistry,
+    ) -> None:
+        self.jobs = jobs
+        self.models = models
+        self.datasets = datasets
+        self.objects = objects
+        self.learngenes = learngenes
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The learngenes as they are now."""
+        return self.learngenes.catalogue
+
+
+class Assignment(Protocol):
+    """What an attempt is to do."""
+
+    def order(self, checkpoint_s: float) -> Run:
+        """Return the engine's order."""
+        ...
+
+    async def record(self, report: EpochDone | Finished, weights: Weights, settings: Mapping[str, Any]) -> str:
+        """Record what the engine made, and return what the job names it by.
+
+        Raises:
+            StoreUnavailableError: Redis does not answer; ask again.
+            FencedError: Another attempt has the job.
+            ServiceError: It cannot be recorded.
+        """
+        ...
+
+
+async def assignment_of(claim: Claim, stores: Stores) -> Assignment:
+    """Read what an attempt is to do; raises `ServiceError` where it is not to be had."""
+    spec = claim.job.spec
+    dataset = (await stores.datasets.get(spec.dataset)).dataset
+    match spec:
+        case FineTuneSpec():
+            model = await _model(spec.model, stores)
+            key = await stores.learngenes.object_key(model)
+            usage = stores.catalogue.usage(model)
+            return FineTuneAssignment(claim, stores, model=model, learngene_key=key, usage=usage, dataset=dataset)
+        case TrainingSpec():
+            teacher = None if spec.teacher is None else await _model(spec.teacher, stores)
+            key = None if teacher is None else await stores.learngenes.object_key(teacher)
+            return TrainingAssignment(claim, stores, spec=spec, teacher=teacher, learngene_key=key, dataset=dataset)
+
+
+async def _model(model_id: str, stores: Stores) -> Model:
+    """Return a recorded model, with the learngene that it is expanded from at hand where that is published."""
+    model = (await stores.models.get(model_id)).model
+    if model.fine_tuning is None:
+        await stores.learngenes.provide(model.recipe.learngene)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneAssignment:
+    """To fine-tune a model."""
+
+    claim: Claim
+    stores: Stores
+    model: Model
+    learngene_key: str | None  # of the published learngene that it is expanded from
+    usage: Usage
+    dataset: Dataset
+
+    def order(self, checkpoint_s: float) -> FineTuneRun:
+        """Return the engine's order."""
+        return FineTuneRun(
+            model=self.model.to_json(),
+            learngene_key=self.learngene_key,
+            **_common(self.claim, self.dataset, checkpoint_s),
+        )
+
+    async def record(self, report: EpochDone | Finished, weights: Weights, settings: Mapping[str, Any]) -> str:
+        """Record the model of these weights, and return its id."""
+        fine_tuning = FineTuning.of(
+            self.dataset,
+            parent=self.model.id,
+            usage=self.usage,
+            job=self.claim.job.id,
+            settings=settings,
+            epoch=report.epoch,
+            step=report.step,
+            metrics={name: report.metrics[name] for name in _MEASURED if name in report.metrics},
+            images=weights.images,
+            weights_sha256=weights.sha256,
+            weights_key=weights.key,
+            size_bytes=weights.size_bytes,
+        )
+        model = Model.fine_tuned(self.model, fine_tuning)
+        await self.stores.models.add(model)
+        return model.id
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingAssignment:
+    """To train a learngene."""
+
+    claim: Claim
+    stores: Stores
+    spec: TrainingSpec
+    teacher: Model | None
+    learngene_key: str | None  # of the published learngene that the teacher is expanded from
+    dataset: Dataset
+
+    def order(self, checkpoint_s: float) -> TrainingRun:
+        """Return the engine's order."""
+        return TrainingRun(
+            name=self.spec.name,
+            licence=self.spec.licence,
+            teacher=None if self.teacher is None else self.teacher.to_json(),
+            learngene_key=self.learngene_key,
+            **_common(self.claim, self.dataset, checkpoint_s),
+        )
+
+    async def record(
+        self,
+        report: EpochDone | Finished,  # noqa: ARG002 (the file says it)
+        weights: Weights,
+        settings: Mapping[str, Any],  # noqa: ARG002
+    ) -> str:
+        """Publish the learngene of this file, and return its digest; the publication is the job's, however often it is done."""
+        with tempfile.TemporaryDirectory(prefix="tleg-learngene-") as folder:
+            path = Path(folder) / "learngene.safetensors"
+            try:
+                await asyncio.to_thread(self.stores.objects.fetch_file, weights.key, path, sha256=weights.sha256)
+            except FileNotFoundError as error:
+                raise ObjectStoreError(f"the object store has no {weights.key}") from error
+            await self.stores.jobs.beat(self.claim)  # an attempt that lost its job publishes nothing
+            job_id = self.claim.job.id
+            publication = await self.stores.learngenes.publish(path, publication=job_id, replace=self.spec.replace)
+        return publication.record.digest
+
+
+def _common(claim: Claim, dataset: Dataset, checkpoint_s: float) -> dict[str, Any]:
+    job = claim.job
+    return {
+        "job": job.id,
+        "attempt": claim.attempt,
+        "dataset": dataset.to_json(),
+        "settings": dict(job.settings_used or job.spec.settings),
+        "resume_key": job.resume_key,
+        "checkpoint_s": checkpoint_s,
+    }

@@ -25,7 +25,8 @@ from service.ingest.limits import Limits
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
-from service.storage.learngene_registry import LearngeneRegistry, PublicationLimits, load_catalogue
+from service.storage.learngene_publisher import PublicationLimits
+from service.storage.learngene_registry import LearngeneRegistry, load_catalogue
 from service.storage.learngene_store import LearngeneStore
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore

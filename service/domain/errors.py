@@ -80,6 +80,11 @@ class LearngeneTakenError(ServiceError):
         return cls(f"these weights ({digest[:16]}…) are served already, as learngene {name}")
 
     @classmethod
+    def by_path(cls, name: str) -> LearngeneTakenError:
+        """Return the error of a name whose path is another resource's."""
+        return cls(f"no learngene can be published as {name!r}: /learngenes/{name} is another resource")
+
+    @classmethod
     def by_own(cls, name: str) -> LearngeneTakenError:
         """Return the error of a name that one of the server's own files has."""
         return cls(f"learngene {name} is one of the server's own files; publish under another name")

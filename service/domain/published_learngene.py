@@ -13,6 +13,9 @@ from service.domain.errors import UnreadableRecordError
 
 RECORD_VERSION = 1
 
+RESERVED_NAMES = frozenset({"trainings"})
+"""Names that nothing can be published under: `GET /learngenes/trainings` is another resource."""
+
 _PUBLICATION = re.compile(r"[0-9a-z-]{1,80}")
 
 

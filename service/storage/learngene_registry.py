@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import tleg_core
@@ -20,18 +19,16 @@ from service.domain.catalogue import Catalogue, Origin, Source
 from service.domain.errors import (
     LearngeneFixedError,
     LearngeneNotFoundError,
-    LearngeneTakenError,
     ObjectStoreError,
-    ServiceError,
     StoreUnavailableError,
 )
 from service.domain.model import Model
-from service.domain.published_learngene import Outcome, Publication, PublishedLearngene, is_publication_id
-from service.storage.learngene_files import LearngeneFiles, facts, read_upload
+from service.domain.published_learngene import Publication, PublishedLearngene
+from service.storage.learngene_files import LearngeneFiles, facts
+from service.storage.learngene_publisher import LearngenePublisher, PublicationLimits
 from service.storage.learngene_store import LearngeneListing, LearngeneStore
-from service.storage.object_store import ObjectStore, learngene_key
+from service.storage.object_store import ObjectStore
 from tleg_core.canonical import sha256_hex
-from tleg_core.errors import ConfigError
 from tleg_core.family import Family
 from tleg_core.learngene import Learngene
 
@@ -67,14 +64,6 @@ def load_catalogue(paths: Iterable[Path], *, shipped: bool = True) -> Catalogue:
         families.append(family)
         origins[family.name] = Origin(source=source, sha256=sha256_hex(family.learngene.content))
     return Catalogue(families, origins)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicationLimits:
-    """What may be published: bytes of one file, and of all current files. All of them are held in memory."""
-
-    max_bytes: int = 512 * 1024**2
-    max_total_bytes: int = 4 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +102,7 @@ class LearngeneRegistry:
         self._own = own
         self._store = store
         self._files = LearngeneFiles(objects)
-        self._limits = limits or PublicationLimits()
+        self._publisher = LearngenePublisher(own, store, self._files, limits or PublicationLimits())
         self._serving = serving
         self._origins = {family.name: own.origin(family.name) for family in own.families}
         self._published: dict[str, _Loaded] = {}
@@ -123,7 +112,6 @@ class LearngeneRegistry:
         self._failures = 0
         self._retry_at = float("inf")
         self._changing = asyncio.Lock()
-        self._publishing = asyncio.Lock()
         self.generation = 0
         """Another number after each change: what was derived from families that may be gone is to be let go."""
         self.catalogue = own
@@ -250,55 +238,24 @@ class LearngeneRegistry:
     async def publish(self, path: Path, *, publication: str, replace: bool = False) -> Publication:
         """Publish a learngene's file: here at once, elsewhere within about a second. The file may be gone afterwards.
 
-        Args:
-            path: The file.
-            publication: The id of this publication; a job's own, so that what it repeats is the same publication.
-            replace: Whether it may take the place of other weights of that name.
-
-        Raises:
-            LearngeneRefusedError: It is no learngene, or damaged, or too large.
-            LearngeneTakenError: Its name or its weights are another learngene's.
-            StorageFullError: All published learngenes would have too many bytes.
-            StoreUnavailableError, ObjectStoreError: It is not published, or nobody knows; it can be published again.
+        The arguments and errors are `LearngenePublisher.publish`'s.
         """
-        if not is_publication_id(publication):
-            raise ConfigError("publication", "must be 1 to 80 lower-case letters, digits and hyphens")
-        async with self._publishing:  # each is in memory meanwhile
-            family, sha256 = await asyncio.to_thread(read_upload, path, self._limits.max_bytes)
-            await self.check_name(family.name, digest=family.digest, replace=replace)
-            current = await self._store.get(family.name)
-            same = current is not None and (current.digest, current.sha256) == (family.digest, sha256)
-            if same and current is not None and await self._files.is_whole(current):
+        async with self._publisher.published(path, publication=publication, replace=replace) as (done, family):
+            self._at_hand = {done.record.object_key: family}
+            try:
                 await self._refresh_after()
-                return Publication(record=current, outcome=Outcome.SAME)
-            record = PublishedLearngene(
-                name=family.name,
-                digest=family.digest,
-                sha256=sha256,
-                size_bytes=len(family.learngene.content),
-                object_key=learngene_key(sha256, publication),
-                published_at=datetime.now(UTC),
-            )
-            done = await self._record(path, record, family, replace=replace, mend=same)
-        if done.outcome is not Outcome.SAME:
-            logger.info("a learngene is published", extra={"action": "learngene_published"} | facts(record))
+            finally:
+                self._at_hand = {}
         return done
 
-    async def check_name(self, name: str, *, digest: str | None = None, replace: bool = False) -> None:
-        """Return if a learngene could be published under a name now; `digest` if it is known already.
+    async def check_name(self, name: str, *, replace: bool = False) -> None:
+        """Return if a learngene could be published under a name now.
 
         Raises:
             LearngeneTakenError: It could not.
             StoreUnavailableError: Redis does not answer.
         """
-        if name in self._own:
-            raise LearngeneTakenError.by_own(name)
-        own = None if digest is None else self._own.family_by_digest(digest)
-        if digest is not None and own is not None:
-            raise LearngeneTakenError.by_other_name(digest, own.name)
-        current = await self._store.get(name)
-        if current is not None and current.digest != digest and not replace:
-            raise LearngeneTakenError.by_other_weights(name, current.digest)
+        await self._publisher.check(name, digest=None, replace=replace)
 
     async def delete(self, name: str) -> None:
         """Delete a published learngene, and every file that was published under its name.
@@ -310,9 +267,8 @@ class LearngeneRegistry:
         """
         if name in self._own:
             raise LearngeneFixedError(name)
-        if not await self._store.delete(name):
+        if not await self._publisher.delete(name):
             raise LearngeneNotFoundError(name, sorted(family.name for family in self.catalogue.families if family.name != name))
-        logger.info("a learngene is deleted", extra={"action": "learngene_deleted", "learngene": name})
         await self._refresh_after()
         try:
             await self.clean()
@@ -321,39 +277,7 @@ class LearngeneRegistry:
 
     async def clean(self) -> None:
         """Delete the files that no record names any more; raises `StoreUnavailableError`."""
-        for object_key in await self._store.take_ended():
-            try:
-                await self._files.delete(object_key)
-                await self._store.forget_objects([object_key])
-            except ObjectStoreError as error:  # a server's next start deletes it
-                logger.error(str(error), extra={"action": "object_left", "object": object_key})
-
-    async def _record(
-        self, path: Path, record: PublishedLearngene, family: Family, *, replace: bool, mend: bool
-    ) -> Publication:
-        """Store a file, record it and serve it, or leave nothing; what cannot be cleaned up now is within the hour."""
-        await self._store.announce(record.object_key)
-        try:
-            await self._files.store(record, path)
-            done = await self._store.publish(record, replace=replace, mend=mend, max_total_bytes=self._limits.max_total_bytes)
-        except ServiceError:
-            await self._give_up(record.object_key)
-            raise
-        if done.record.object_key != record.object_key:
-            await self._give_up(record.object_key)
-        self._at_hand = {record.object_key: family}
-        try:
-            await self._refresh_after()
-        finally:
-            self._at_hand = {}
-        return done
-
-    async def _give_up(self, object_key: str) -> None:
-        try:
-            await self._store.give_up(object_key)
-            await self.clean()
-        except StoreUnavailableError as error:
-            logger.warning("%s", error, extra={"action": "object_left", "object": object_key})
+        await self._publisher.clean()
 
     async def _refresh_after(self) -> None:
         """Refresh after a change that was made; where Redis has gone meanwhile, the watch does it."""

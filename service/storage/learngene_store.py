@@ -78,10 +78,14 @@ class LearngeneStore:
         return None if record is None else _read(record)
 
     async def get(self, name: str) -> PublishedLearngene | None:
-        """Return the current file of a name."""
+        """Return the current file of a name; None where there is none whose record can be read."""
         async with redis_failures():
             digest = await self._redis.hget(keys.LEARNGENES, name)
-        return None if digest is None else await self.find(str(digest))
+        try:
+            return None if digest is None else await self.find(str(digest))
+        except UnreadableRecordError as error:  # what is published under the name mends it
+            logger.error(str(error), extra={"action": "record_skipped", "learngene": name})
+            return None
 
     async def announce(self, object_key: str) -> None:
         """Say that an object is about to be stored: without a record it will be deleted, whatever becomes of us."""

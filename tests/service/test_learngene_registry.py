@@ -27,7 +27,8 @@ from service.domain.model import Model
 from service.domain.published_learngene import Outcome, Publication
 from service.storage import keys, learngene_registry
 from service.storage.embedded_redis import EmbeddedRedis
-from service.storage.learngene_registry import LearngeneRegistry, PublicationLimits, load_catalogue
+from service.storage.learngene_publisher import PublicationLimits
+from service.storage.learngene_registry import LearngeneRegistry, load_catalogue
 from service.storage.learngene_store import LearngeneStore
 from service.storage.object_store import ObjectStore
 from tests.service import tiny
@@ -241,6 +242,8 @@ def test_a_servers_own_learngenes_cannot_be_taken_or_deleted(on_site: OnSite, ow
                 await site.publish(here, renamed(tiny.learngene("x-y"), "tiny-tleg"), replace=replace)
             with pytest.raises(LearngeneTakenError, match="as learngene tiny-tleg"):
                 await site.publish(here, renamed(own.family("tiny-tleg").learngene, "mine"), replace=replace)
+        with pytest.raises(LearngeneTakenError, match="another resource"):
+            await site.publish(here, tiny.learngene("trainings"))
         with pytest.raises(LearngeneFixedError):
             await here.delete("tiny-tleg")
         with pytest.raises(LearngeneNotFoundError):
@@ -392,6 +395,9 @@ def test_a_damaged_record_hides_no_other(on_site: OnSite, damage: str) -> None:
         here = site.registry()
         await here.refresh()
         assert names(here) == {"sound"}
+        await site.publish(here, item)
+        assert names(here) == {"newcomer", "sound"}
+        await site.redis.hset(keys.LEARNGENE_FILES, item.digest, damage)
         await here.delete("newcomer")
         await site.publish(here, tiny.learngene("newcomer", min_depth=2))
         assert names(here) == {"newcomer", "sound"}

@@ -1,8 +1,8 @@
 """The batches of a run: which images each update sees, in what order, and augmented how.
 
 A function of the seed and the update's number alone: the order of the images follows from the seed and the epoch, every other
-draw from the seed and the update, or from the seed, the draw and the image, that of a view from the view and the image. So a run
-goes on from any update without stored generator states, and a batch may be made ahead. Each process makes its own part of a
+draw from the seed and the update, or from the seed, the draw and the image, that of a view from the view and the image. So a
+run goes on from any update without stored generator states, and a batch may be made ahead. Each process makes its own part of a
 batch and reads no other images.
 
 Shape legend: B images of a batch (of this process), N training images, H height, W width, C classes.

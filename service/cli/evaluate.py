@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,7 +21,8 @@ from tleg_core.canonical import Json
 from tleg_core.cost import cost
 from tleg_core.description import Measurement
 from tleg_core.errors import ConfigError
-from tleg_core.images import ImageSet, load_image_set
+from tleg_core.image_source import ImagePart, ImageSource
+from tleg_core.images import ImageSet, read_images
 from tleg_core.interval import wilson
 from tleg_core.learngene import Learngene
 
@@ -32,9 +34,6 @@ def evaluate(
     depths: Annotated[str | None, typer.Option(help="Depths such as 3,6,9-12; default: all that the learngene offers.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many images of each set only.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 500,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side to read the images at, in pixels; needed where they differ in size.")
-    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16/--fp32", help="Compute in bfloat16: faster, and not written.")] = False,
     write: Annotated[
         bool | None, typer.Option("--write/--no-write", help="Write the result into the file; so does a file's, in float32.")
@@ -59,7 +58,7 @@ def evaluate(
     if write and not path.is_file():
         raise ConfigError("write", f"{learngene} is a shipped learngene: give the path of a file")
     chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
-    sets = [_read(source, limit, image_size) for source in data]
+    sets = [_read(source, limit, gene.description.config.img_size) for source in data]
     _check_names(data, sets)
     for images in sets:
         check_classes(gene, images)
@@ -98,12 +97,15 @@ def evaluate(
     _keep(gene, path, measured, write=not bf16 and path.is_file() if write is None else write)
 
 
-def _read(source: Path, limit: int | None, image_size: int | None) -> ImageSet:
-    images = load_image_set(source, split="test", size=image_size)
-    return images if limit is None else images.head(limit)
+def _read(source: Path, limit: int | None, side: int) -> ImageSource:
+    """Return the first `limit` images, in memory where all fit and are of one size."""
+    images = read_images(source, split="test", side=side)
+    if limit is None or limit >= len(images):
+        return images
+    return images.head(limit) if isinstance(images, ImageSet) else ImagePart(images, np.arange(limit), images.name)
 
 
-def _check_names(sources: Sequence[Path], sets: Sequence[ImageSet]) -> None:
+def _check_names(sources: Sequence[Path], sets: Sequence[ImageSource]) -> None:
     """Raise `ConfigError` where two sets would be one in the learngene's file."""
     seen: dict[str, Path] = {}
     for source, images in zip(sources, sets, strict=True):

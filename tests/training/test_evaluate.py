@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tleg_core.description import Description, Method, Provenance
 from tleg_core.errors import ConfigError
-from tleg_core.images import ImageSet
+from tleg_core.images import ImageSet, open_images, save_parquet
 from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
 from tleg_core.training.auxiliary import AuxiliaryModel
@@ -64,6 +65,26 @@ def test_accuracy_is_that_of_the_descendant_in_plain_timm(learngene: Learngene, 
         with torch.no_grad():
             right = (network.eval()(images).argmax(1).numpy() == bars.labels).sum()
         assert (entry.top1, entry.images, entry.data_set) == (right / 48, 48, "bars")
+
+
+def test_images_that_are_not_in_memory_give_the_same_accuracy(learngene: Learngene, bars: ImageSet, tmp_path: Path) -> None:
+    """Read from a parquet file when asked for, in batches of another size."""
+    save_parquet(bars, tmp_path / "bars.parquet")
+    source = open_images(tmp_path / "bars.parquet", split="test")
+    assert not isinstance(source, ImageSet)
+    kept = list(measure_depths(learngene, bars, depths=(1, 5), device=CPU))
+    assert list(measure_depths(learngene, source, depths=(1, 5), device=CPU, batch_size=10)) == kept
+    with pytest.raises(ConfigError, match="pixels: are needed of bars"):
+        measure_top1(lambda images: images, source, device=CPU)
+
+
+def test_every_image_is_told_of_once(learngene: Learngene, bars: ImageSet) -> None:
+    """For a progress bar; a batch of nothing is refused."""
+    counts: list[int] = []
+    list(measure_depths(learngene, bars, depths=(1, 2), device=CPU, batch_size=20, progressed=counts.append))
+    assert counts == [20, 20, 8] * 2
+    with pytest.raises(ConfigError, match="batch_size: must be at least 1, not 0"):
+        measure_top1(lambda images: images, bars, device=CPU, batch_size=0)
 
 
 def test_images_of_other_classes_are_refused(learngene: Learngene, bars: ImageSet) -> None:

@@ -117,8 +117,8 @@ def test_a_plot_is_drawn_and_no_write_leaves_the_file(bench: Path) -> None:
     assert (bench / "gene.safetensors").read_bytes() == before
 
 
-def test_images_of_several_sizes_are_read_at_the_one_asked_for(bench: Path, bars: ImageSet) -> None:
-    """A folder of class folders; without a size it says that one is needed."""
+def test_images_of_several_sizes_are_brought_to_the_networks(bench: Path, bars: ImageSet) -> None:
+    """A folder of class folders, not kept in memory; the first few only where that is asked for."""
     for index, (image, label) in enumerate(zip(bars.images[:6], bars.labels[:6], strict=True)):
         folder = bench / "pictures" / f"{label}-{bars.class_names[label]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def test_images_of_several_sizes_are_read_at_the_one_asked_for(bench: Path, bars
     gene = Learngene.open(bench / "gene.safetensors")
     gene.with_description(class_names=("0-top", "1-middle", "2-bottom")).write(bench / "folders.safetensors")
     words = (bench / "folders.safetensors", "--data", bench / "pictures", "--json")
-    assert "size: is needed" in str(run(*words).exception)
-    assert [entry["images"] for entry in json.loads(run(*words, "--image-size", 16).stdout)["data"]] == [6, 6, 6]
+    assert [entry["images"] for entry in json.loads(run(*words).stdout)["data"]] == [6, 6, 6]
+    assert [entry["images"] for entry in json.loads(run(*words, "--limit", 4).stdout)["data"]] == [4, 4, 4]
 
 
 def test_a_shipped_learngene_is_measured_and_left_as_it_is(bench: Path, bars: ImageSet) -> None:

@@ -6,6 +6,7 @@ Shape legend: B images, C classes, L depth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 
 from tleg_core.description import Measurement
 from tleg_core.errors import ConfigError
+from tleg_core.image_source import ImageSource
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
 from tleg_core.training.auxiliary import AuxiliaryModel
+from tleg_core.training.decoded import InputShape
 from tleg_core.training.errors import MeasurementStoppedError, TrainingMemoryError, is_out_of_memory
-from tleg_core.training.pixels import Pixels
+from tleg_core.training.pixels import MemoryPixels, Pixels
 from tleg_core.training.preprocessing import prepare, to_unit
 from tleg_core.training.processes import Processes
+from tleg_core.training.source_pixels import default_workers, whole_pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +46,10 @@ class Top1:
 @torch.inference_mode()
 def measure_top1(
     logits_of: Callable[[Tensor], Tensor],
-    data: ImageSet,
+    data: ImageSource,
     *,
     device: torch.device,
+    pixels: Pixels | None = None,
     batch_size: int = 500,
     autocast: bool = False,
     progressed: Callable[[int], None] = lambda _count: None,
@@ -55,6 +60,7 @@ def measure_top1(
         logits_of: Maps images (B, 3, H, W) in 0..1 to logits (B, C); a model in evaluation mode.
         data: The images.
         device: Where `logits_of` computes.
+        pixels: Where the pixels come from; None for a set in memory, which has them.
         batch_size: Images at once.
         autocast: Compute in bfloat16 where PyTorch thinks it safe.
         progressed: Is told after each batch how many images it had.
@@ -64,10 +70,17 @@ def measure_top1(
     """
     if batch_size < 1:
         raise ConfigError("batch_size", f"must be at least 1, not {batch_size}")
-    pixels, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    if pixels is None:
+        if not isinstance(data, ImageSet):
+            raise ConfigError("pixels", f"are needed of {data.name}, which is not in memory")
+        pixels = MemoryPixels(data, device, keep_device=torch.device("cpu"))
+    labels = torch.from_numpy(data.labels)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    rows = range(len(data))
     for start in range(0, len(data), batch_size):
-        images = to_unit(pixels[start : start + batch_size].to(device))  # (B, 3, H, W)
+        taken, coming = rows[start : start + batch_size], rows[start + batch_size : start + 2 * batch_size]
+        pixels.expect(coming, 0)
+        images = to_unit(pixels.take(taken, 0))  # (B, 3, H, W)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             predicted = logits_of(images).argmax(dim=1)  # (B,)
         correct += (predicted == labels[start : start + batch_size].to(device)).sum()
@@ -157,18 +170,19 @@ def auxiliary_of(learngene: Learngene) -> AuxiliaryModel:
     return model.eval()
 
 
-def check_classes(learngene: Learngene, data: ImageSet) -> None:
+def check_classes(learngene: Learngene, data: ImageSource) -> None:
     """Raise `ConfigError` where `data` has other classes than the learngene: its accuracy on them would mean nothing."""
     description = learngene.description
-    if data.num_classes != description.config.num_classes:
-        raise ConfigError("data", f"{data.name} has {data.num_classes} classes, the learngene {description.config.num_classes}")
+    count = len(data.class_names)
+    if count != description.config.num_classes:
+        raise ConfigError("data", f"{data.name} has {count} classes, the learngene {description.config.num_classes}")
     if description.class_names and data.class_names != description.class_names:
         raise ConfigError("data", f"the classes of {data.name} are not those of the learngene, or stand in another order")
 
 
 def measure_depths(
     learngene: Learngene,
-    data: ImageSet,
+    data: ImageSource,
     *,
     depths: Iterable[int],
     device: torch.device,
@@ -180,7 +194,7 @@ def measure_depths(
 
     Args:
         learngene: What they are expanded from.
-        data: Held-out images.
+        data: Held-out images; those that are not in memory are brought to the network's size as timm's evaluation does.
         depths: The descendants.
         device: Where it computes.
         batch_size: Images at once.
@@ -194,10 +208,29 @@ def measure_depths(
     description = learngene.description
     config = description.config
     model = auxiliary_of(learngene).to(device)
-    for depth in depths:
+    processes = Processes()
+    with closing(
+        whole_pixels(
+            data,
+            InputShape.of(config.img_size, config.in_chans, description.preprocessing),
+            device=device,
+            processes=processes,
+            batch_size=batch_size,
+            workers=default_workers(device, processes),
+        )
+    ) as pixels:
+        for depth in depths:
 
-        def logits_of(images: Tensor, depth: int = depth) -> Tensor:
-            return model(prepare(images, config.img_size, description.preprocessing), depth)  # type: ignore[no-any-return]
+            def logits_of(images: Tensor, depth: int = depth) -> Tensor:
+                return model(prepare(images, config.img_size, description.preprocessing), depth)  # type: ignore[no-any-return]
 
-        top1 = measure_top1(logits_of, data, device=device, batch_size=batch_size, autocast=autocast, progressed=progressed)
-        yield Measurement(depth=depth, data_set=data.name, top1=top1.fraction, images=top1.images)
+            top1 = measure_top1(
+                logits_of,
+                data,
+                device=device,
+                pixels=pixels,
+                batch_size=batch_size,
+                autocast=autocast,
+                progressed=progressed,
+            )
+            yield Measurement(depth=depth, data_set=data.name, top1=top1.fraction, images=top1.images)

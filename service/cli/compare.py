@@ -49,6 +49,8 @@ def compare(
     if dry_run:
         _show(plan, results)
         return
+    from tleg_core.comparison.report import write_report  # before the runs: what it needs must be there
+
     if not report_only:
         from tleg_core.comparison.runs import run_plan
 
@@ -58,8 +60,6 @@ def compare(
             (folder / "config.toml").write_text(text)
             count = workers if device == "cpu" else 1
             run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
-    from tleg_core.comparison.report import write_report
-
     for path in write_report(chosen, parts, plan, results, folder, command=command_line()):
         out.print(str(path))
 

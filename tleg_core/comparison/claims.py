@@ -47,14 +47,13 @@ class Claim:
 
 def claims_of(config: ComparisonConfig, plan: Plan, scores: Scores, vit: VitConfig) -> list[Claim]:
     """Return each claim about each learngene's row that the comparison has numbers for."""
-    claims: list[Claim] = []
-    for row in config.rows:
-        if row.learngene is not None:
-            claims += _half_the_cost(config, scores, row)
-            claims += _ahead(config, scores, row)
-            claims += _family(config, plan, scores, row, vit)
-            claims += _no_fine_tuning(config, scores, row)
-    return claims
+    learngenes = [row for row in config.rows if row.learngene is not None]
+    claims = [claim for row in learngenes for claim in _half_the_cost(config, scores, row)]
+    claims += [claim for row in learngenes for claim in _ahead(config, scores, row)]
+    claims += [claim for row in learngenes for claim in _family(config, plan, scores, row, vit)]
+    claims += [claim for row in learngenes for claim in _no_fine_tuning(config, scores, row)]
+    order = list(dict.fromkeys(claim.text for claim in claims))
+    return sorted(claims, key=lambda claim: order.index(claim.text))
 
 
 def lengths_of(config: ComparisonConfig, source: DataSource) -> tuple[int, ...]:
@@ -62,7 +61,8 @@ def lengths_of(config: ComparisonConfig, source: DataSource) -> tuple[int, ...]:
     return source.epochs or config.fine_tuning.epochs
 
 
-def _epochs(count: int) -> str:
+def in_epochs(count: int) -> str:
+    """Return a length in words."""
     return "1 epoch" if count == 1 else f"{count} epochs"
 
 
@@ -89,8 +89,8 @@ def _half_the_cost(config: ComparisonConfig, scores: Scores, row: Row) -> Iterat
                 words.append(f"d{depth} {difference.mean:+.1f} ± {difference.half:.1f}")
         if verdicts:
             yield Claim(
-                text=f"comparable to scratch at half the cost of fine-tuning or less, on {source.name}: after {_epochs(half)} "
-                f"at most {config.comparable_points:g} points behind scratch after {_epochs(lengths[-1])}",
+                text=f"comparable to scratch at half the cost of fine-tuning or less, on {source.name}: after "
+                f"{in_epochs(half)} at most {config.comparable_points:g} points behind scratch after {in_epochs(lengths[-1])}",
                 row=row.name,
                 verdict=overall(verdicts),
                 details="; ".join(words),
@@ -118,7 +118,7 @@ def _ahead(config: ComparisonConfig, scores: Scores, row: Row) -> Iterator[Claim
                         standings[standing] += 1
                         paired[difference.beside_zero()] += 1
                         if standing is Standing.BEHIND:
-                            behind.append(f"{name} at d{depth}, {_epochs(length)} on {source.name}")
+                            behind.append(f"{name} at d{depth}, {in_epochs(length)} on {source.name}")
         if standings:
             details = f"by intervals {_counted(standings)}; by paired differences {_counted(paired)}"
             if behind:

@@ -19,7 +19,7 @@ from tleg_core.comparison.claims import Claim, claims_of, lengths_of
 from tleg_core.comparison.config import CHEAP, ComparisonConfig, DataSource, Method, Row
 from tleg_core.comparison.image_store import Parts
 from tleg_core.comparison.plan import Plan, depths_of_row
-from tleg_core.comparison.plots import write_plots
+from tleg_core.comparison.plots import plot_names, write_plots
 from tleg_core.comparison.results import Results
 from tleg_core.comparison.scores import Key, Scores
 from tleg_core.comparison.statistics import Estimate, paired_difference
@@ -50,9 +50,9 @@ def write_report(
     scores = Scores(plan, results)
     vit = config.base.network.vit(parts[config.data.name].train.classes)
     texts = {
-        "table.csv": _table_csv(scores),
+        "table.csv": _table_csv(config, plan, scores),
         "differences.csv": _differences_csv(config, scores),
-        "table.md": "\n".join(_table(config, scores)) + "\n",
+        "table.md": "\n".join([*_table(config, scores), "", *_costs(config, plan, scores)]) + "\n",
         "report.md": "\n".join(_report(config, parts, plan, scores, claims_of(config, plan, scores, vit), command=command))
         + "\n",
     }
@@ -98,14 +98,8 @@ def _report(
     lines += _differences(config, scores)
     lines += _rates(config, scores)
     lines += ["", "## Plots", ""]
-    lines += [f"![{name}](plots/{name}.png)" for name in sorted(file.stem for file in _plots_named(config))]
+    lines += [f"![{name}](plots/{name}.png)" for name in plot_names(config)]
     return lines
-
-
-def _plots_named(config: ComparisonConfig) -> Iterable[Path]:
-    names = [f"accuracy-{source.name}" for source in (config.data, *config.transfer)]
-    names += [f"curves-{source.name}" for source in (config.data, *config.transfer)] + ["cost"]
-    return [Path(name) for name in names]
 
 
 def _setting(config: ComparisonConfig, parts: Mapping[str, Parts], plan: Plan) -> list[str]:
@@ -285,30 +279,25 @@ def _rates(config: ComparisonConfig, scores: Scores) -> list[str]:
     return lines + (["", f"Diverged, and counted as 0 %: {', '.join(diverged)}."] if diverged else [])
 
 
-def _table_csv(scores: Scores) -> str:
+_COLUMNS = (
+    *("data", "epochs", "row", "depth", "seeds", "mean", "half_95", "low_95", "high_95", "by_seed", "lr"),
+    *("fine_tuning_flops", "pretraining_flops_all_depths", "stored_params_all_depths"),
+)
+
+
+def _table_csv(config: ComparisonConfig, plan: Plan, scores: Scores) -> str:
+    """Return the one table with a line for each accuracy, and what it cost."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["data", "epochs", "row", "depth", "seeds", "mean", "half_95", "low_95", "high_95", "lr", "flops", "by_seed"]
-    )
+    writer.writerow(_COLUMNS)
+    before = {row.name: scores.pretraining_flops(row.name, config.depths, config.seeds[0]) for row in config.rows}
     for key in scores.keys:
         found = scores.estimate(key)
-        assert found is not None  # noqa: S101 (the keys are of cells that have a result)
-        numbers = [_number(value) for value in (found.mean, found.half, found.low, found.high)]
-        seeds = " ".join(f"{seed}:{value:.4f}" for seed, value in scores.by_seed(key).items())
-        writer.writerow(
-            [
-                key.data,
-                key.epochs,
-                key.row,
-                key.depth,
-                found.count,
-                *numbers,
-                scores.lr(key),
-                scores.fine_tuning_flops(key),
-                seeds,
-            ]
-        )
+        if found is not None:
+            numbers = [_number(value) for value in (found.mean, found.half, found.low, found.high)]
+            seeds = " ".join(f"{seed}:{value:.4f}" for seed, value in scores.by_seed(key).items())
+            costs = [scores.fine_tuning_flops(key), before[key.row], plan.stored_params[key.row]]
+            writer.writerow([key.data, key.epochs, key.row, key.depth, found.count, *numbers, seeds, scores.lr(key), *costs])
     return text.getvalue()
 
 

@@ -5,6 +5,7 @@ Everything is checked that can be: what a worker finds wrong after hours of trai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from service.storage.job_reader import IdempotencyKey
 from tleg_core.description import Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import AUTO, held_out_count
+from tleg_core.learngene import learngene_shapes
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.learngene_defaults import default_config
 from tleg_core.training_description import describe_learngene
@@ -44,6 +46,7 @@ async def accept_training(resources: Resources, body: TrainingBody, key: Idempot
         await _check_teacher(resources, body.teacher, dataset)
     config = resolve_config(body, dataset)
     _check_description(body, config, dataset)
+    _check_size(config, dataset, resources.learngene_limits.max_bytes)
     await resources.learngenes.check_name(body.name, replace=body.replace)
     spec = TrainingSpec(
         name=body.name,
@@ -66,6 +69,7 @@ async def _check_teacher(resources: Resources, teacher: str, dataset: Dataset) -
         model = (await resources.store.get(teacher)).model
     except ModelNotFoundError as error:
         raise ConfigError("teacher", str(error)) from error
+    await resources.learngenes.provide_for(model)
     if resources.catalogue.usage(model).class_names != dataset.class_names:
         raise ConfigError("teacher", f"{model.id} has not the data set's classes in the same order")
 
@@ -129,6 +133,14 @@ def _check_description(body: TrainingBody, config: LearngeneConfig, dataset: Dat
         text = "dataset" if body.licence.isprintable() else "licence"
         places = {"name": "name", "provenance": text, "class_names": "dataset"}
         raise ConfigError(places.get(error.field, f"config.{error.field}"), error.reason) from error
+
+
+def _check_size(config: LearngeneConfig, dataset: Dataset, max_bytes: int) -> None:
+    """Raise `ConfigError` where the learngene would be too large to be published."""
+    shapes = learngene_shapes(config.network.vit(len(dataset.class_names)), config.schedule.build().num_components)
+    size = 4 * sum(math.prod(shape) for shape in shapes.values())  # float32
+    if size > max_bytes:
+        raise ConfigError("config.network", f"makes a learngene of {size:,} bytes; this server takes {max_bytes:,}")
 
 
 def _settled(config: LearngeneConfig, body: TrainingBody) -> dict[str, Any]:

@@ -88,8 +88,7 @@ async def assignment_of(claim: Claim, stores: Stores) -> Assignment:
 async def _model(model_id: str, stores: Stores) -> Model:
     """Return a recorded model, with the learngene that it is expanded from at hand where that is published."""
     model = (await stores.models.get(model_id)).model
-    if model.fine_tuning is None:
-        await stores.learngenes.provide(model.recipe.learngene)
+    await stores.learngenes.provide_for(model)
     return model
 
 

@@ -23,6 +23,7 @@ from service.domain.job import JobError, JobStatus
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
+from service.storage.learngene_publisher import PublicationLimits
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.learngene_store import LearngeneStore
 from service.storage.model_store import ModelStore
@@ -65,12 +66,13 @@ class Supervisor:
         )
         self._jobs = JobStore(self._redis, heartbeat_s=settings.heartbeat_s, max_deaths=settings.max_deaths)
         objects = ObjectStore(settings.object_store_url)
+        limits = PublicationLimits(max_bytes=settings.max_learngene_bytes, max_total_bytes=settings.max_published_bytes)
         self._stores = Stores(
             jobs=self._jobs,
             models=ModelStore(self._redis),
             datasets=DatasetStore(self._redis),
             objects=objects,
-            learngenes=LearngeneRegistry(catalogue, LearngeneStore(self._redis), objects, serving=False),
+            learngenes=LearngeneRegistry(catalogue, LearngeneStore(self._redis), objects, limits=limits, serving=False),
         )
         self._queue = Queue(settings.redis_url, heartbeat_s=settings.heartbeat_s, is_open=self._is_open, handle=self._handle)
         self._loop = asyncio.get_running_loop()

@@ -44,7 +44,7 @@ from tleg_core.image_file import TRAIN, ImageFileWriter
 HEARTBEAT_S = 4.0
 CLASSES = ("circle", "square", "triangle")
 IMAGES_OF_A_CLASS = 40
-_DATASET_ID = "ds-" + 32 * "c"
+DATASET_ID = "ds-" + 32 * "c"
 _DEADLINE_S = 240.0
 
 _T = TypeVar("_T")
@@ -194,7 +194,7 @@ class Ground:
 
     def create(self, **changes: object) -> str:
         """Queue a job; return its id."""
-        spec = FineTuneSpec(model=self.model.id, dataset=_DATASET_ID, settings=settings(**changes), requested={})
+        spec = FineTuneSpec(model=self.model.id, dataset=DATASET_ID, settings=settings(**changes), requested={})
         job, _ = self.ask(lambda jobs: jobs.create(spec))
         return job.id
 
@@ -262,7 +262,7 @@ class Ground:
         key = dataset_key(64 * "c", 32 * "c")
         self._objects().put_file(key, images)
         dataset = Dataset(
-            id=_DATASET_ID,
+            id=DATASET_ID,
             name="noise",
             class_names=CLASSES,
             train_counts=(IMAGES_OF_A_CLASS,) * len(CLASSES),

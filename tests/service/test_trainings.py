@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from service.domain.dataset import Dataset
 from service.domain.job import JobError, Progress
 from service.storage import keys
+from tests.service.conftest import ApiFactory
 from tests.service.fine_tuned import data_set
 from tests.service.jobs import Store, run
 from tests.service.tiny import CLASS_NAMES
@@ -182,6 +183,15 @@ def test_a_teacher_of_other_classes_or_without_use_is_refused(client: TestClient
     for changes, named in (({}, "teacher"), (alpha, "config.distillation.alpha")):
         answer = client.post(PATH, json=BODY | {"teacher": teacher} | changes)
         assert (answer.status_code, [item["field"] for item in answer.json()["errors"]]) == (422, [named])
+
+
+def test_a_learngene_that_could_not_be_published_is_not_trained(open_api: ApiFactory, store_url: str, database: Any) -> None:
+    """It would be too large for the server; that is said before it takes hours."""
+    assert database.ping()
+    with open_api(store_url, max_learngene_bytes=100_000) as client:
+        assert client.post(PATH, json=BODY | {"config": SMALL}).status_code == 202
+        answer = client.post(PATH, json=BODY | {"name": "large"})
+        assert (answer.status_code, [item["field"] for item in answer.json()["errors"]]) == (422, ["config.network"])
 
 
 # Names.

@@ -19,7 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from service.domain.errors import ObjectStoreError
-from service.storage.object_store import ObjectStore, state_key, weights_key
+from service.storage.object_store import ObjectStore, state_key, trained_learngene_key, weights_key
 from service.worker.protocol import (
     INTERNAL_ERROR,
     ORDER,
@@ -36,8 +36,10 @@ from service.worker.protocol import (
     Stepped,
     Stop,
     Stopped,
+    TrainingRun,
     Weights,
 )
+from tests.service import tiny
 
 STEP_S = 0.02
 
@@ -61,7 +63,7 @@ class FakeEngine:
     def __init__(self, path: str) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
-        self._orders: queue.Queue[FineTuneRun | Stop] = queue.Queue()
+        self._orders: queue.Queue[FineTuneRun | TrainingRun | Stop] = queue.Queue()
         self._silent = False
         lines = self._connection.makefile("rb")
         setup = ORDER.validate_json(lines.readline())
@@ -76,7 +78,7 @@ class FakeEngine:
         self._send(Ready(device="none"))
         while True:
             order = self._orders.get()
-            if isinstance(order, FineTuneRun):
+            if not isinstance(order, Stop):
                 self._run(order)
 
     def _listen(self, lines: object) -> None:
@@ -93,7 +95,7 @@ class FakeEngine:
         if not self._silent:
             self._connection.sendall(report.model_dump_json().encode() + b"\n")  # type: ignore[attr-defined]
 
-    def _run(self, run: FineTuneRun) -> None:
+    def _run(self, run: FineTuneRun | TrainingRun) -> None:
         conduct, job = Conduct(run.settings["seed"]), run.job
         epochs, steps = run.settings["epochs"], run.settings["epochs"] * 10
         step_s = STEP_S * (10 if conduct is Conduct.TRAINS_SLOWLY else 1)
@@ -128,7 +130,7 @@ class FakeEngine:
                 self._send(Stopped(job=job))
                 return
             if step % 10 == 0:
-                weights = self._weights(run, step) if step < steps else None
+                weights = self._weights(run, step) if step < steps and isinstance(run, FineTuneRun) else None
                 metrics = {"train_loss": 1 / step, "loss": 2 / step, "top1": 0.5, "top5": 0.9}
                 self._send(EpochDone(job=job, epoch=step // 10, step=step, metrics=metrics, weights=weights))
         metrics = {"loss": 2 / steps, "top1": 0.5, "top5": 0.9}
@@ -142,7 +144,7 @@ class FakeEngine:
                 asked = order
         return asked
 
-    def _save(self, run: FineTuneRun, step: int) -> None:
+    def _save(self, run: FineTuneRun | TrainingRun, step: int) -> None:
         key = state_key(run.job, run.attempt, step, "0" * 64)
         try:
             self._put(key, str(step).encode())
@@ -151,11 +153,20 @@ class FakeEngine:
             raise SystemExit(0) from None
         self._send(Saved(job=run.job, step=step, key=key))
 
-    def _weights(self, run: FineTuneRun, step: int) -> Weights:
+    def _weights(self, run: FineTuneRun | TrainingRun, step: int) -> Weights:
+        if isinstance(run, TrainingRun):
+            return self._learngene(run)
         content = f"weights of {run.model['id']} after {step}".encode()
         digest = hashlib.sha256(content).hexdigest()
         self._put(weights_key(digest), content)
         return Weights(key=weights_key(digest), sha256=digest, size_bytes=len(content), images=20)
+
+    def _learngene(self, run: TrainingRun) -> Weights:
+        content = bytes(tiny.learngene(run.name).content)
+        digest = hashlib.sha256(content).hexdigest()
+        key = trained_learngene_key(run.job, digest)
+        self._put(key, content)
+        return Weights(key=key, sha256=digest, size_bytes=len(content), images=20)
 
     def _put(self, key: str, content: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=self._work_dir) as file:

@@ -130,7 +130,7 @@ def fit(
     if head_only and weights is not None:
         journal = Journal(folder / JOURNAL_NAME, console)
         journal.write("start", command=command_line())
-        with _progress(console, "features", len(images)) as progressed:
+        with _progress(console, "images", len(images) + len(test_images)) as progressed:
             fit_ancestry_head(
                 card,
                 weights,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -236,19 +236,17 @@ def test_wrong_options_are_one_clear_error(workshop: Path, tmp_path: Path, words
 
 @pytest.mark.slow
 def test_a_head_on_dinov2_knows_photos(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """On 300 CIFAR-10 photos a linear head on the real ViT-S gets half of 200 others right, where chance is a tenth."""
+    """From 150 CIFAR-10 photos a linear head on the real ViT-S learns far more than the tenth that chance gives on others."""
     weights = shared_data("vit_small_patch14_dinov2_imgfocus_112.fp16.safetensors")
-    for part, count in (("train", 300), ("test", 200)):
-        photos = load_image_set(shared_data(f"cifar10-{part}.parquet"))
-        chosen = np.arange(0, len(photos), len(photos) // count)[:count]
-        few = ImageSet(name=part, images=photos.images[chosen], labels=photos.labels[chosen], class_names=photos.class_names)
-        save_parquet(few, tmp_path / f"{part}.parquet")
+    for part, count in (("train", 150), ("test", 100)):
+        photos = pq.read_table(shared_data(f"cifar10-{part}.parquet")).slice(0, count)
+        pq.write_table(photos, tmp_path / f"{part}.parquet")
     result = invoke(
         *("fit", "--head-only", "--weights", weights, "--architecture", "vit_small_patch14_dinov2"),
         *("--model-arg", "img_size=112", "--out", tmp_path / "a.safetensors", *data_of(tmp_path)),
     )
     assert result.exit_code == 0, result.output
     card = AncestryModel.open(tmp_path / "a.safetensors").card
-    assert card.accuracy["test"] > 0.5
+    assert card.accuracy["test"] > 0.25  # 71.5 % with 2,000 photos
     assert card.preprocessing.mean == (0.485, 0.456, 0.406)  # ImageNet's, as timm says of DINOv2
     assert json.loads((tmp_path / "a.run" / "journal.jsonl").read_text().splitlines()[0])["event"] == "start"

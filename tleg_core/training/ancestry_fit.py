@@ -110,7 +110,7 @@ def fit_ancestry_head(
     """Fit the head alone on frozen features, write the model to `out`, and return its accuracy on `test_data`.
 
     The features are computed once, without augmentation, and kept in `folder`; another head on the same is then a matter of
-    seconds. Arguments as for `fit_ancestry`; `progressed` follows the features of `data`.
+    seconds. Arguments as for `fit_ancestry`; `progressed` follows the images of `data`, and then those of `test_data`.
 
     Raises:
         ConfigError: The model does not end in one linear layer.
@@ -136,7 +136,7 @@ def fit_ancestry_head(
         penalty=fitted.penalty,
         held_out_top1=fitted.held_out_top1,
     )
-    return _finish(model, test_data, out, journal, device)
+    return _finish(model, test_data, out, journal, device, progressed=progressed)
 
 
 def import_ancestry(
@@ -210,9 +210,17 @@ def _check_features(model: AncestryModel, images: Tensor) -> None:
         raise refused
 
 
-def _finish(model: AncestryModel, test_data: ImageSet, out: Path, journal: Journal, device: torch.device) -> Top1:
+def _finish(
+    model: AncestryModel,
+    test_data: ImageSet,
+    out: Path,
+    journal: Journal,
+    device: torch.device,
+    *,
+    progressed: Progressed = lambda _count: None,
+) -> Top1:
     """Measure the fitted model, write it, and say so."""
-    top1 = measure_top1(model.eval(), test_data, device=device)
+    top1 = measure_top1(model.eval(), test_data, device=device, progressed=progressed)
     model.write(out, {test_data.name: top1.fraction})
     journal.write("ancestry", f"{out}: top-1 {top1.fraction:.2%} on {test_data.name}", top1=top1.fraction, images=top1.images)
     return top1

@@ -36,7 +36,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 500,
     bf16: Annotated[bool, typer.Option("--bf16/--fp32", help="Compute in bfloat16: faster, and not written.")] = False,
     write: Annotated[
-        bool | None, typer.Option("--write/--no-write", help="Write the result into the file; so does a file's, in float32.")
+        bool | None,
+        typer.Option("--write/--no-write", help="Write the result into the file: the default, but not with --bf16."),
     ] = None,
     device: DeviceOption = "auto",
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy by depth, as .png or .svg.")] = None,

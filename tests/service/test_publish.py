@@ -440,7 +440,7 @@ def test_requests_are_answered_while_learngenes_come_and_go(here: TestClient, th
             failures.append(f"/models: {answer.status_code}")
 
     with ThreadPoolExecutor(2) as threads:
-        asked = [threads.submit(ask, number) for number in range(20)]
+        asked = [threads.submit(ask, number) for number in range(8)]
         for number in range(6):
             publish(here, renamed(tiny.learngene(f"weights-{number}"), "newcomer"), replace=True)
             there.get("/learngenes/newcomer")

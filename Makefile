@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --python-version 3.11 --universal --generate-ha
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format lint types contracts bench bench-fine-tuning lock clean
+.PHONY: help install demo test test-slow check format lint types contracts bench bench-fine-tuning bench-training lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench: $(INSTALLED) ## Measure the service against its peers, in one run
 
 bench-fine-tuning: $(INSTALLED) ## Measure fine-tuning against timm's own loop, on real images
 	$(BIN)/python -m benchmarks.fine_tuning
+
+bench-training: $(INSTALLED) ## Measure a learngene's training step against a plain ViT's of the same shape
+	$(BIN)/python -m benchmarks.auxiliary_step
 
 lock: ## Renew requirements.lock from pyproject.toml, and the locks of docker/ from both
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements.lock

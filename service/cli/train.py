@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,11 +74,14 @@ def train(
 ) -> None:
     """Train a learngene: an auxiliary model, expanded from it at each step, learns from an ancestry model or from labels.
 
-    Options are short for fields of the recipe: `--epochs 3` is `--set training.epochs=3`.
+    Options are short for fields of the recipe: `--epochs 3` is `--set training.epochs=3`. On several GPUs, sharing each batch:
+    `torchrun --nproc-per-node 4 -m service.cli train …`; on several machines, with torchrun's options for that.
     """
     from tleg_core.training.evaluate import measure_depths
     from tleg_core.training.journal import JOURNAL_NAME, Journal
     from tleg_core.training.learngene_run import train_learngene
+    from tleg_core.training.observer import Silent
+    from tleg_core.training.process_group import local_device, process_group
 
     given: dict[str, dict[str, Any]] = {
         "network": {
@@ -102,44 +106,48 @@ def train(
         "augmentation": {"flip": flip, "shift": shift},
     }
     config = _config(recipe, given, changes or [], labels_only=ancestry is None)
-    console = Console()
     if ancestry is not None:
         check_file(ancestry, "ancestry")
     folder = run_folder(out, resume)
-    if test_data is None:
-        images, test_images = load_image_set(data), None
-    else:
-        images, test_images = load_both(data, test_data)
-    where = resolve_device(device)
-    teacher: Teacher | None = None
-    if ancestry is not None:
-        from tleg_core.training.teacher_file import open_teacher
+    with process_group() as processes:
+        where = resolve_device(local_device(device))
+        if test_data is None:
+            images, test_images = load_image_set(data), None
+        else:
+            images, test_images = load_both(data, test_data)
+        teacher: Teacher | None = None
+        if ancestry is not None:
+            from tleg_core.training.teacher_file import open_teacher
 
-        teacher = open_teacher(ancestry, where, config.training.precision)
-    with Journal(folder / JOURNAL_NAME, console) as journal:
-        journal.write("start", command=command_line(), config=config.to_json())
-        learngene = train_learngene(
-            out.stem if name is None else name,
-            config,
-            teacher,
-            images,
-            test_data=test_images,
-            folder=folder,
-            command=command_line(),
-            licence=licence,
-            journal=journal,
-            device=where,
-            resume=resume,
-        )
-        learngene.write(out)
-        if test_images is not None:
-            depths = range(learngene.description.min_depth, learngene.description.max_depth + 1)
-            accuracy = tuple(measure_depths(learngene, test_images, depths=depths, device=where))
-            learngene = learngene.with_description(accuracy=accuracy)
+            teacher = open_teacher(ancestry, where, config.training.precision)
+        with Journal(folder / JOURNAL_NAME, Console()) if processes.first else nullcontext() as journal:
+            if journal is not None:
+                journal.write("start", command=command_line(), config=config.to_json())
+            learngene = train_learngene(
+                out.stem if name is None else name,
+                config,
+                teacher,
+                images,
+                test_data=test_images,
+                folder=folder,
+                command=command_line(),
+                licence=licence,
+                journal=journal or Silent(),
+                device=where,
+                resume=resume,
+                processes=processes,
+            )
+            if journal is None:  # the first process writes it
+                return
             learngene.write(out)
-            for entry in accuracy:
-                journal.measured(entry)
-        journal.write("done", f"{out}: {learngene.num_params:,} parameters", digest=learngene.digest)
+            if test_images is not None:
+                depths = range(learngene.description.min_depth, learngene.description.max_depth + 1)
+                accuracy = tuple(measure_depths(learngene, test_images, depths=depths, device=where))
+                learngene = learngene.with_description(accuracy=accuracy)
+                learngene.write(out)
+                for entry in accuracy:
+                    journal.measured(entry)
+            journal.write("done", f"{out}: {learngene.num_params:,} parameters", digest=learngene.digest)
 
 
 def _config(

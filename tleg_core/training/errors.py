@@ -5,7 +5,8 @@
     ├── MeasurementStoppedError     asked to stop while held-out images were classified
     ├── TrainingDivergedError       the loss is not finite; the last checkpoint stands
     ├── TrainingMemoryError         one image at a time does not fit the device's memory
-    └── ImageWorkerError            a process that makes images ready has died
+    ├── ImageWorkerError            a process that makes images ready has died
+    └── ProcessLostError            another of the processes that share the run has ended
 
 Wrong settings are `ConfigError`, unusable files `CheckpointError`, both of `tleg_core.errors`.
 """
@@ -35,6 +36,10 @@ class TrainingMemoryError(TlegError):
 
 class ImageWorkerError(TlegError):
     """A process that decodes images has died: killed for memory, most likely; fewer workers take less."""
+
+
+class ProcessLostError(TlegError):
+    """Another process of this run has ended, so this one ends too; with --resume the run goes on from its last checkpoint."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

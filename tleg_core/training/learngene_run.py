@@ -8,9 +8,9 @@ Shape legend: B images of a batch, C classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from tleg_core.learngene import Learngene
 from tleg_core.learngene_config import DepthRule, Depths, Distillation, KdNormalisation, LearngeneConfig
 from tleg_core.training.auxiliary import AuxiliaryModel
 from tleg_core.training.batches import Batch, Batches
+from tleg_core.training.decoded import InputShape
 from tleg_core.training.distillation import distillation_loss, divergence
 from tleg_core.training.draws import generator_of
 from tleg_core.training.evaluate import measure_top1
-from tleg_core.training.journal import Journal
 from tleg_core.training.keeper import FolderKeeper, Keeper
 from tleg_core.training.loop import Outcome, Trainer, Wish
 from tleg_core.training.observer import Observer
@@ -171,9 +171,15 @@ def learngene_trainer(
     )
 
 
-def training_batches(config: LearngeneConfig, data: ImageSet, device: torch.device) -> Batches:
+def training_batches(
+    config: LearngeneConfig, data: ImageSet, device: torch.device, processes: Processes | None = None
+) -> Batches:
     """Return the batches that a learngene is trained on, as `train_learngene` makes them: stored logits must be of the same."""
-    return Batches.of_image_set(data, config.training, device)
+    preprocessing = Preprocessing()
+    shape = InputShape.of(data.images.shape[1], 3, preprocessing)
+    return Batches.of_images(
+        data, config.training, device, shape=shape, preprocessing=preprocessing, processes=processes, workers=0
+    )
 
 
 def learngene_of(model: AuxiliaryModel, description: Description) -> Learngene:
@@ -214,9 +220,10 @@ def train_learngene(
     folder: Path,
     command: str,
     licence: str,
-    journal: Journal,
+    journal: Observer,
     device: torch.device,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> Learngene:
     """Train an auxiliary model on a set in memory and return its learngene, without measured accuracy.
 
@@ -232,6 +239,7 @@ def train_learngene(
         journal: Where progress is told.
         device: Where it computes.
         resume: Go on from the checkpoint in `folder`.
+        processes: Those that share the run; the first one measures, and keeps the checkpoints.
 
     Raises:
         ConfigError: The classes of data, test data and teacher are not the same.
@@ -249,19 +257,27 @@ def train_learngene(
         notes=summary(config),
     )
     preprocessing = Preprocessing()
+    together = processes or Processes()
+
+    def measure(model: AuxiliaryModel) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if test_data is not None and together.first:
+            metrics = depth_metrics(model, test_data, config, preprocessing, device)
+        told: dict[str, float] = json.loads(together.told(json.dumps(metrics)))
+        return told
+
     description = describe_learngene(name, config, provenance, data.class_names, preprocessing)
     trainer = learngene_trainer(
         config,
-        training_batches(config, data, device),
+        training_batches(config, data, device, together),
         teacher,
         num_classes=data.num_classes,
         preprocessing=preprocessing,
         keeper=FolderKeeper(folder, config.training.checkpoint_every_steps),
         observer=journal,
         device=device,
-        measure=None
-        if test_data is None
-        else partial(depth_metrics, data=test_data, config=config, preprocessing=preprocessing, device=device),
+        measure=None if test_data is None else measure,
+        processes=together,
     )
     if resume:
         trainer.load()

@@ -46,13 +46,13 @@ from service.cli.training_options import (
     WarmupOption,
     check_file,
     command_line,
-    load_both,
     resolve_device,
     run_folder,
 )
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
-from tleg_core.images import load_image_set
+from tleg_core.image_source import ImageSource
+from tleg_core.images import load_image_set, read_images
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.training_recipe import read_recipe
@@ -115,7 +115,7 @@ def fit(
                 raise ConfigError(name, "is of no use with --head-only")
     shape = read_architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
     folder = run_folder(out, resume)
-    images, test_images = load_both(data, test_data)
+    images, test_images = _read_both(data, test_data, shape.img_size)
     card = AncestryCard.of(
         shape,
         class_names=images.class_names,
@@ -203,7 +203,7 @@ def import_model(
     if classes is None and test_data is None:
         raise ConfigError("classes", "are needed: give --classes, or --test-data to take its classes")
     shape = read_architecture(architecture, model_arg or (), img_size, mean, std, interpolation, crop_pct)
-    images = None if test_data is None else load_image_set(test_data, split="test")
+    images = None if test_data is None else read_images(test_data, split="test", side=shape.img_size)
     names = images.class_names if classes is None and images is not None else read_class_names(classes or "")
     if images is not None and names != images.class_names:
         raise ConfigError("classes", f"are not those of {images.name}, or stand in another order")
@@ -250,7 +250,10 @@ def logits(
     base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
     if views is None:
         views = base.training.augmentation.views or _DEFAULT_VIEWS
-    given = {"augmentation": {"views": views, "flip": flip, "shift": shift}, "training": {"batch_size": batch_size}}
+    given: dict[str, dict[str, float | None]] = {
+        "augmentation": {"views": views, "flip": flip, "shift": shift},
+        "training": {"batch_size": batch_size},
+    }
     said = {section: {name: value for name, value in fields.items() if value is not None} for section, fields in given.items()}
     config = base.with_changes(said).with_overrides(changes or [])
     where, console = resolve_device(device), Console()
@@ -288,6 +291,16 @@ def _check_start(weights: Path | None, *, from_scratch: bool, head_only: bool) -
         raise ConfigError("head_only", "needs pretrained --weights: the features of random ones are worth little")
     if weights is not None:
         check_file(weights, "weights")
+
+
+def _read_both(data: Path, test_data: Path, side: int) -> tuple[ImageSource, ImageSource]:
+    """Return training and test images, in memory where all fit and are of one size."""
+    images, test_images = read_images(data, side=side), read_images(test_data, split="test", side=side)
+    if images.class_names != test_images.class_names:
+        raise ConfigError("test_data", f"the classes of {test_images.name} are not those of {images.name}")
+    if images.digest() == test_images.digest():
+        raise ConfigError("test_data", "holds the very images of --data")
+    return images, test_images
 
 
 def _check_suffix(out: Path) -> None:

@@ -7,18 +7,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 import typer
 from click.testing import Result
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from service.cli import ancestry
 from tleg_core.errors import CheckpointError, ConfigError, TlegError
-from tleg_core.images import ImageSet, load_image_set, save_parquet
+from tleg_core.image_source import read_picture
+from tleg_core.images import ImageSet, load_image_set, open_images, save_parquet
 from tleg_core.training.ancestry import AncestryCard, AncestryModel, Fit
 from tleg_core.training.ancestry_fit import features_of, fit_ancestry_head
 from tleg_core.training.architecture import Architecture
@@ -156,6 +159,30 @@ def test_a_whole_network_is_trained_from_random_weights_and_says_so(workshop: Pa
     assert (card.origin, card.licence, card.fit) == ("random weights, seed 0", "none needed", Fit.SCRATCH)
     assert card.model_args == {"img_size": 32, "depth": 2}
     assert (card.preprocessing.mean, card.preprocessing.crop_pct) == ((0.4, 0.4, 0.4), 1.0)
+
+
+@pytest.mark.parametrize("how", [("--head-only",), ("--epochs", 1)])
+def test_photos_of_many_sizes_in_folders_will_do(
+    workshop: Path, bars: ImageSet, tmp_path: Path, how: tuple[object, ...]
+) -> None:
+    """They are read when asked for, and brought to the model's size as timm's evaluation does: the centre of each."""
+    for part, few in (("train", 24), ("test", 12)):
+        for row in range(few):
+            folder = tmp_path / "photos" / part / bars.class_names[bars.labels[row]]
+            folder.mkdir(parents=True, exist_ok=True)
+            side = 40 + row
+            Image.fromarray(bars.images[row]).resize((side + 7, side)).save(folder / f"{part}-{row}.png")
+    out = tmp_path / "a.safetensors"
+    words = ("--data", tmp_path / "photos", "--test-data", tmp_path / "photos", "--device", "cpu", "--batch-size", 8)
+    words += ("--architecture", "test_efficientnet", "--weights", workshop / "test_efficientnet.safetensors")
+    result = invoke("fit", *how, *words, "--img-size", 32, "--crop-pct", 0.8, "--out", out)
+    assert result.exit_code == 0, result.output
+    model = AncestryModel.open(out)
+    theirs = timm.data.create_transform(32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.8)
+    test = open_images(tmp_path / "photos", split="test")
+    with torch.no_grad():
+        predicted = [int(model.network(theirs(read_picture(test, row))[None]).argmax()) for row in range(len(test))]
+    assert model.card.accuracy == {"photos-test": pytest.approx((np.array(predicted) == test.labels).mean())}
 
 
 def test_a_whole_network_is_not_resumed_with_other_weights(workshop: Path, tmp_path: Path) -> None:

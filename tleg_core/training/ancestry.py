@@ -136,6 +136,11 @@ class AncestryCard:
         return architecture.build(len(self.class_names))
 
 
+def whole_side(img_size: int, preprocessing: Preprocessing) -> int:
+    """Return the side, in pixels, that an image is resized to before its centre is cut out, as timm's evaluation does."""
+    return math.floor(img_size / preprocessing.crop_pct)
+
+
 class AncestryModel(nn.Module):
     """A timm model with its card; called with images in 0..1, it returns logits.
 
@@ -236,7 +241,7 @@ class AncestryModel(nn.Module):
     def _input(self, images: Tensor) -> Tensor:
         """Return the network's input: resized to a little more than its side, as `crop_pct` says, and its centre cut out."""
         side = self.card.img_size
-        whole = math.floor(side / self.card.preprocessing.crop_pct)
+        whole = whole_side(side, self.card.preprocessing)
         start = round((whole - side) / 2)
         ready = prepare(images, whole, self.card.preprocessing)[..., start : start + side, start : start + side]
         return ready.contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from tleg_core.errors import ConfigError
-from tleg_core.images import ImageSet
-from tleg_core.training.ancestry import AncestryCard, AncestryModel
+from tleg_core.image_source import ImageSource
+from tleg_core.training.ancestry import AncestryCard, AncestryModel, whole_side
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import publish_tensors, read_tensors
+from tleg_core.training.decoded import InputShape
 from tleg_core.training.evaluate import Top1, measure_top1
 from tleg_core.training.journal import Journal
 from tleg_core.training.keeper import FolderKeeper
 from tleg_core.training.linear_head import fit_linear_head
 from tleg_core.training.loop import Outcome, Trainer, autocast
+from tleg_core.training.pixels import Pixels
 from tleg_core.training.preprocessing import to_unit
+from tleg_core.training.processes import Processes
+from tleg_core.training.source_pixels import default_workers, whole_pixels
 from tleg_core.training_config import Precision, TrainingConfig
 
 FEATURES_NAME = "features.safetensors"
 
 _FEATURES_KEY = "tleg.features"
+_MEASURED_AT_ONCE = 250  # images
 
 Progressed = Callable[[int], None]
 """Is told after each batch how many images it had."""
@@ -38,8 +44,8 @@ Progressed = Callable[[int], None]
 def fit_ancestry(
     card: AncestryCard,
     weights: Path | None,
-    data: ImageSet,
-    test_data: ImageSet,
+    data: ImageSource,
+    test_data: ImageSource,
     config: TrainingConfig,
     *,
     out: Path,
@@ -74,12 +80,13 @@ def fit_ancestry(
         return Outcome(loss=nn.functional.cross_entropy(logits.float(), batch.targets), logits=logits)
 
     def measure(module: AncestryModel) -> dict[str, float]:
-        return measure_top1(module, test_data, device=device, autocast=config.precision is not Precision.FLOAT32).metrics()
+        return _measured(module, test_data, device, autocast=config.precision is not Precision.FLOAT32).metrics()
 
+    batches = Batches.of_images(data, config, device, shape=input_shape(card), preprocessing=card.preprocessing)
     trainer = Trainer(
         model,
         objective,
-        Batches.of_image_set(data, config, device),
+        batches,
         config,
         identity={"ancestry": asdict(card), "weights": start},
         keeper=FolderKeeper(folder, config.checkpoint_every_steps),
@@ -87,16 +94,18 @@ def fit_ancestry(
         device=device,
         measure=measure,
     )
-    if resume:
-        trainer.load()
-    return _finish(trainer.run(), test_data, out, journal, device)
+    with batches:
+        if resume:
+            trainer.load()
+        result = trainer.run()
+    return _finish(result, test_data, out, journal, device)
 
 
 def fit_ancestry_head(
     card: AncestryCard,
     weights: Path,
-    data: ImageSet,
-    test_data: ImageSet,
+    data: ImageSource,
+    test_data: ImageSource,
     *,
     seed: int,
     precision: Precision,
@@ -125,7 +134,7 @@ def fit_ancestry_head(
     features = features_of(
         model, data, folder / FEATURES_NAME, precision=precision, batch_size=batch_size, device=device, progressed=progressed
     )
-    fitted = fit_linear_head(features, torch.from_numpy(data.labels).to(device), data.num_classes, seed=seed)
+    fitted = fit_linear_head(features, torch.from_numpy(data.labels).to(device), len(data.class_names), seed=seed)
     with torch.no_grad():
         head.weight.copy_(fitted.weight)
         head.bias.copy_(fitted.bias)
@@ -140,7 +149,7 @@ def fit_ancestry_head(
 
 
 def import_ancestry(
-    card: AncestryCard, weights: Path, test_data: ImageSet | None, *, out: Path, device: torch.device
+    card: AncestryCard, weights: Path, test_data: ImageSource | None, *, out: Path, device: torch.device
 ) -> Top1 | None:
     """Write a model that has its head already to `out`; return its accuracy on `test_data`, if there is some.
 
@@ -152,7 +161,7 @@ def import_ancestry(
     if test_data is None:
         model.write(out, {})
         return None
-    top1 = measure_top1(model.to(device), test_data, device=device)
+    top1 = _measured(model.to(device), test_data, device)
     model.write(out, {test_data.name: top1.fraction})
     return top1
 
@@ -160,7 +169,7 @@ def import_ancestry(
 @torch.no_grad()
 def features_of(
     model: AncestryModel,
-    data: ImageSet,
+    data: ImageSource,
     path: Path,
     *,
     precision: Precision,
@@ -179,19 +188,48 @@ def features_of(
         if metadata.get(_FEATURES_KEY) == kept_for:
             progressed(len(data))
             return tensors["features"].to(device)
-    _check_features(model, to_unit(torch.from_numpy(data.images[:2]).to(device)))
     parts: list[Tensor] = []
-    for start in range(0, len(data), batch_size):
-        images = to_unit(torch.from_numpy(data.images[start : start + batch_size]).to(device))  # (B, 3, H, W)
-        with autocast(device, precision):
-            parts.append(model.features(images).float())
-        progressed(len(images))
+    with closing(_pixels(model.card, data, device, batch_size)) as pixels:
+        _check_features(model, to_unit(pixels.take([0, len(data) - 1], 0)))
+        for start in range(0, len(data), batch_size):
+            stop = min(start + batch_size, len(data))
+            pixels.expect(range(stop, min(stop + batch_size, len(data))), 0)
+            images = to_unit(pixels.take(range(start, stop), 0))  # (B, 3, H, W)
+            with autocast(device, precision):
+                parts.append(model.features(images).float())
+            progressed(len(images))
     features = torch.cat(parts)  # (N, F)
     publish_tensors(path, {"features": features}, {_FEATURES_KEY: kept_for})
     return features
 
 
-def _identity(model: AncestryModel, data: ImageSet, precision: Precision) -> str:
+def input_shape(card: AncestryCard) -> InputShape:
+    """Return the size that images which are not in memory are brought to: before the model cuts out the centre itself."""
+    side = whole_side(card.img_size, card.preprocessing)
+    return InputShape(side=side, channels=3, interpolation=card.preprocessing.interpolation, crop_pct=1.0)
+
+
+def _pixels(card: AncestryCard, data: ImageSource, device: torch.device, batch_size: int) -> Pixels:
+    processes = Processes()
+    workers = default_workers(device, processes)
+    return whole_pixels(data, input_shape(card), device=device, processes=processes, batch_size=batch_size, workers=workers)
+
+
+def _measured(
+    model: AncestryModel,
+    data: ImageSource,
+    device: torch.device,
+    *,
+    autocast: bool = False,
+    progressed: Progressed = lambda _count: None,
+) -> Top1:
+    with closing(_pixels(model.card, data, device, _MEASURED_AT_ONCE)) as pixels:
+        return measure_top1(
+            model, data, device=device, pixels=pixels, batch_size=_MEASURED_AT_ONCE, autocast=autocast, progressed=progressed
+        )
+
+
+def _identity(model: AncestryModel, data: ImageSource, precision: Precision) -> str:
     """Return, as JSON, what decides the features: all of the model but its head, its input, and the images."""
     card = asdict(model.card)
     network: dict[str, Any] = {name: card[name] for name in ("architecture", "model_args", "img_size", "preprocessing")}
@@ -212,7 +250,7 @@ def _check_features(model: AncestryModel, images: Tensor) -> None:
 
 def _finish(
     model: AncestryModel,
-    test_data: ImageSet,
+    test_data: ImageSource,
     out: Path,
     journal: Journal,
     device: torch.device,
@@ -220,7 +258,7 @@ def _finish(
     progressed: Progressed = lambda _count: None,
 ) -> Top1:
     """Measure the fitted model, write it, and say so."""
-    top1 = measure_top1(model.eval(), test_data, device=device, progressed=progressed)
+    top1 = _measured(model.eval(), test_data, device, progressed=progressed)
     model.write(out, {test_data.name: top1.fraction})
     journal.write("ancestry", f"{out}: top-1 {top1.fraction:.2%} on {test_data.name}", top1=top1.fraction, images=top1.images)
     return top1

@@ -95,14 +95,22 @@ class RandomView:
             use_prefetcher=True,  # gives uint8 (C, S, S)
             separate=True,
         )
-        for op in (op for transform in augmented.transforms for op in getattr(transform, "ops", ())):
-            if op.aug_fn is auto_augment.posterize:
-                op.aug_fn = _posterized
+        mend_posterize(augmented)
         return cropped, augmented, tensor
 
 
+def mend_posterize(transform: Any) -> None:
+    """Let a composed transform of timm's draw what it did before Pillow 13, which refuses to keep none of the bits.
+
+    RandAugment's usual policy draws that for one image in 650.
+    """
+    for op in (op for part in transform.transforms for op in getattr(part, "ops", ())):
+        if op.aug_fn is auto_augment.posterize:
+            op.aug_fn = _posterized
+
+
 def _posterized(image: Image.Image, bits: int, **_ignored: Any) -> Image.Image:
-    """Return the image with `bits` of each channel kept, 0 to 8; timm draws 0 too, which Pillow 13 refuses."""
+    """Return the image with `bits` of each channel kept, 0 to 8."""
     if bits >= 8:
         return image
     if bits == 0:

@@ -9,10 +9,15 @@ from typing import Any, Final
 
 from tleg_core.learngene_config import DepthRule, LearngeneConfig
 
-_IMAGES: Final = 300_000  # repetitions counted, that a training sees
+_IMAGES: Final = 200_000  # repetitions counted, that a training sees
 _MIN_EPOCHS, _MAX_EPOCHS = 10, 200
 _LARGEST_SIDE: Final = 224
-_PATCHES: Final = ((16, 2), (40, 4), (112, 8), (_LARGEST_SIDE, 16))  # up to a side in pixels, that of a patch
+_PATCHES: Final = (
+    (16, 2),
+    (40, 4),
+    (80, 8),
+    (_LARGEST_SIDE, 16),
+)  # up to a side in pixels, a patch's
 _BATCH: Final = 128
 _UPDATES_AN_EPOCH: Final = 8  # at least, where there are images enough
 _DEPTHS: Final = {"rule": DepthRule.SANDWICH.value, "train": 12, "train_min": 4}  # each works without a fine-tune

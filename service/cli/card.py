@@ -25,4 +25,4 @@ def card(
         return
     with atomic_file(output) as file:
         file.write(text.encode())
-    err.print(printable(f"{output}: written"))
+    err.print(printable(f"{output}: written"), soft_wrap=True)

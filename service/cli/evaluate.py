@@ -94,7 +94,7 @@ def evaluate(
 
         lines = {images.name: [entry for entry in measured if entry.data_set == images.name] for images in sets}
         plot_depths(lines, plot, title=gene.name)
-        err.print(f"{plot}: drawn")
+        err.print(printable(f"{plot}: drawn"), soft_wrap=True)
     _keep(gene, path, measured, write=not bf16 and path.is_file() if write is None else write)
 
 
@@ -158,7 +158,7 @@ def _keep(gene: Learngene, path: Path, measured: Sequence[Measurement], *, write
     kept = [entry for entry in gene.description.accuracy if (entry.depth, entry.data_set) not in replaced]
     accuracy = sorted([*kept, *measured], key=lambda entry: (entry.data_set, entry.depth))
     gene.with_description(accuracy=tuple(accuracy)).write(path)
-    err.print(f"{path}: accuracy written")
+    err.print(printable(f"{path}: accuracy written"), soft_wrap=True)
 
 
 @contextmanager

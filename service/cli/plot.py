@@ -34,4 +34,4 @@ def plot(
     records = [read_run(run) for run in runs]
     for path in paths:
         plot_runs(records, path)
-        err.print(printable(f"{path}: drawn"))
+        err.print(printable(f"{path}: drawn"), soft_wrap=True)

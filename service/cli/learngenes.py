@@ -13,7 +13,7 @@ from service.cli.console import compact, err, out, percent, print_facts, print_j
 from service.cli.models import Url
 from service.client import Client
 
-app = typer.Typer(help="List, show, download and delete the learngenes of a server.")
+app = typer.Typer(help="List, show, download and delete the learngenes of a server; without a command, list them.")
 
 Name = Annotated[str, typer.Argument(help="The learngene's name.", show_default=False)]
 
@@ -30,8 +30,8 @@ def publish(
 ) -> None:
     """Publish a learngene on a server, which checks it and serves it at once, without a restart.
 
-    Its name is the one in the file. Publishing the same file again changes nothing; one of the same weights with more
-    measured accuracy takes the old one's place.
+    Its name is the one in the file. The same file again changes nothing;
+    one of the same weights with more measured accuracy takes its place.
     """
     with Client(url) as client, transfer_bar(file.name or str(file)) as bar:
         task = bar.task_ids[0]

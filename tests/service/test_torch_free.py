@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.service import tiny
 from tests.service.server import ServerProcess
 
 
@@ -41,23 +42,28 @@ def test_a_server_that_was_asked_everything_has_no_torch_mapped(server: ServerPr
     http.post("/models/batch", json={"requests": [{"image_size": 64, "num_classes": 3, "head": "random"}]})
     dataset = http.post("/datasets", files={"file": ("images.zip", two_classes())}).json()["id"]
     job = http.post("/fine-tunes", json={"model": model["id"], "dataset": dataset}).json()["id"]
+    training = http.post("/learngenes/trainings", json={"name": "trained", "dataset": dataset}).json()["id"]
+    published = tiny.learngene("torch-free")
+    assert http.post("/learngenes", content=bytes(published.content)).status_code == 201
     values = {
         "{model_id}": model["id"],
         "{dataset_id}": dataset,
-        "{job_id}": job,
-        "{learngene_id}": "tiny-tleg",
+        "{learngene_id}": published.name,
         "{namespace}": "tleg",
         "{name}": "tiny-tleg-d3",
         "{revision}": "main",
         "{file}": "model.safetensors",
     }
     for path, methods in http.get("/openapi.json").json()["paths"].items():
+        values["{job_id}"] = training if path.startswith("/learngenes/trainings/") else job
         address = re.sub(r"\{\w+\}", lambda found: values[found[0]], path)
         if "get" in methods:
             assert http.get(address).status_code == 200, path
     for page in ("/", "/docs"):
         assert http.get(page).status_code == 200
     assert http.post(f"/fine-tunes/{job}/cancel").json()["status"] == "cancelled"
+    assert http.post(f"/learngenes/trainings/{training}/cancel").json()["status"] == "cancelled"
+    assert http.delete(f"/learngenes/{published.name}").status_code == 204
     assert http.delete(f"/datasets/{dataset}").status_code == 204
     maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "/python" in maps

@@ -149,20 +149,23 @@ def open_images(path: str | Path, *, split: Split = "train") -> ImageSource:
     return ImageFolder(part, source.name if part == source else f"{source.name}-{split}")
 
 
-def read_images(path: str | Path, *, split: Split = "train", side: int, kept_bytes: int | None = None) -> ImageSource:
+def read_images(
+    path: str | Path, *, split: Split = "train", side: int, processes: int = 1, kept_bytes: int | None = None
+) -> ImageSource:
     """Return the images at a path as training wants them: an `ImageSet` where that fits, else what reads them when asked for.
 
     Args:
         path: As `open_images` takes it.
         split: As `open_images` takes it.
         side: Side of the network's input, in pixels: images that differ in size will be brought to it.
-        kept_bytes: Memory that pixels may take; by default half of the machine's.
+        processes: Those that read them on this machine, each into memory of its own.
+        kept_bytes: Memory that pixels may take; by default half of the machine's, shared by the processes.
 
     Raises:
         ConfigError: There is nothing to read at `path`, or it is broken.
     """
     source = open_images(path, split=split)
-    limit = int(memory_bytes() * _KEPT_SHARE) if kept_bytes is None else kept_bytes
+    limit = int(memory_bytes() * _KEPT_SHARE / processes) if kept_bytes is None else kept_bytes
     if isinstance(source, ImageSet) or 3 * len(source) * side**2 > limit:
         return source
     size = common_size(source)

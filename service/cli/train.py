@@ -15,14 +15,15 @@ from service.cli.training_options import (
     DataOption,
     DeviceOption,
     ResumeOption,
+    WorkersOption,
     check_file,
     command_line,
-    load_both,
+    read_both,
     resolve_device,
     run_folder,
 )
 from tleg_core.errors import ConfigError
-from tleg_core.images import load_image_set
+from tleg_core.images import read_images
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training_recipe import read_recipe
 from tleg_core.vit import VIT_SIZES
@@ -70,6 +71,7 @@ def train(
     licence: Annotated[str, typer.Option(help="The licence that the learngene is given.")] = "Apache-2.0",
     device: DeviceOption = "auto",
     checkpoint_every_steps: Annotated[int | None, typer.Option(help="Updates between checkpoints.")] = None,
+    workers: WorkersOption = None,
     resume: ResumeOption = False,
 ) -> None:
     """Train a learngene: an auxiliary model, expanded from it at each step, learns from an ancestry model or from labels.
@@ -112,9 +114,10 @@ def train(
     with process_group() as processes:
         where = resolve_device(local_device(device))
         if test_data is None:
-            images, test_images = load_image_set(data), None
+            images = read_images(data, side=config.network.img_size, processes=processes.count)
+            test_images = None
         else:
-            images, test_images = load_both(data, test_data)
+            images, test_images = read_both(data, test_data, side=config.network.img_size, processes=processes.count)
         teacher: Teacher | None = None
         if ancestry is not None:
             from tleg_core.training.teacher_file import open_teacher
@@ -136,6 +139,7 @@ def train(
                 device=where,
                 resume=resume,
                 processes=processes,
+                workers=workers,
             )
             if journal is None:  # the first process writes it
                 return

@@ -10,17 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tleg_core.errors import ConfigError, TlegError
-from tleg_core.images import ImageSet, load_image_set
+from tleg_core.image_source import ImageSource
+from tleg_core.images import read_images
 
 if TYPE_CHECKING:
     import torch
 
-DATA_HELP = "Parquet (Hub convention), a folder of class folders, or a folder of gzipped IDX files (its train part)."
+DATA_HELP = (
+    "Parquet (Hub convention), one file or a folder of shards; a folder of class folders, such as ImageNet's; a data set file; "
+    "or a folder of gzipped IDX files. Of a folder with parts, the train part is read."
+)
 TEST_HELP = "The same kinds; of a folder with parts, the test part is read."
 
 DataOption = Annotated[Path, typer.Option("--data", help=f"Training images: {DATA_HELP}")]
 TestDataOption = Annotated[Path, typer.Option("--test-data", help=f"Test images: {TEST_HELP}")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ...")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=256,
+        help="Processes that decode and augment images that are not kept; 0: threads. Default: by the processors.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of the initial weights, the images' order and augmentation.")]
 EpochsOption = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchOption = Annotated[int, typer.Option(help="Images for one update.")]
@@ -33,9 +45,17 @@ FlipOption = Annotated[float, typer.Option(help="Probability of a horizontal fli
 ShiftOption = Annotated[int, typer.Option(help="Largest random shift, in pixels of the stored image.")]
 
 
-def load_both(data: Path, test_data: Path) -> tuple[ImageSet, ImageSet]:
-    """Return training and test images; raises `ConfigError` where they are the same or have other classes."""
-    images, test_images = load_image_set(data), load_image_set(test_data, split="test")
+def read_both(data: Path, test_data: Path, *, side: int, processes: int = 1) -> tuple[ImageSource, ImageSource]:
+    """Return training and test images; raises `ConfigError` where they are the same or have other classes.
+
+    Args:
+        data: Where the training images are.
+        test_data: Where the test images are.
+        side: Of the network's input, in pixels.
+        processes: Those that read them on this machine, each into memory of its own.
+    """
+    images = read_images(data, side=side, processes=processes)
+    test_images = read_images(test_data, split="test", side=side, processes=processes)
     if images.class_names != test_images.class_names:
         raise ConfigError("test_data", f"the classes of {test_images.name} are not those of {images.name}")
     if images.digest() == test_images.digest():

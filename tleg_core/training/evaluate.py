@@ -208,15 +208,13 @@ def measure_depths(
     description = learngene.description
     config = description.config
     model = auxiliary_of(learngene).to(device)
-    processes = Processes()
     with closing(
         whole_pixels(
             data,
             InputShape.of(config.img_size, config.in_chans, description.preprocessing),
             device=device,
-            processes=processes,
             batch_size=batch_size,
-            workers=default_workers(device, processes),
+            workers=default_workers(device),
         )
     ) as pixels:
         for depth in depths:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from tleg_core import __version__
 from tleg_core.description import Description, Preprocessing, Provenance
 from tleg_core.errors import ConfigError
+from tleg_core.image_source import ImageSource
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
 from tleg_core.learngene_config import DepthRule, Depths, Distillation, KdNormalisation, LearngeneConfig
@@ -32,12 +34,16 @@ from tleg_core.training.evaluate import measure_top1
 from tleg_core.training.keeper import FolderKeeper, Keeper
 from tleg_core.training.loop import Outcome, Trainer, Wish
 from tleg_core.training.observer import Observer
+from tleg_core.training.pixels import Pixels
 from tleg_core.training.preprocessing import prepare
 from tleg_core.training.processes import Processes
+from tleg_core.training.source_pixels import default_workers, whole_pixels
 from tleg_core.training.stateless import INDUCTOR
 from tleg_core.training.teacher import Teacher, check_classes
 from tleg_core.training_config import Precision
 from tleg_core.training_description import describe_learngene, summary
+
+_MEASURED_AT_ONCE = 500  # held-out images
 
 
 def depths_of(depths: Depths, seed: int, step: int) -> tuple[int, ...]:
@@ -172,13 +178,26 @@ def learngene_trainer(
 
 
 def training_batches(
-    config: LearngeneConfig, data: ImageSet, device: torch.device, processes: Processes | None = None
+    config: LearngeneConfig,
+    data: ImageSource,
+    device: torch.device,
+    processes: Processes | None = None,
+    workers: int | None = None,
 ) -> Batches:
-    """Return the batches that a learngene is trained on, as `train_learngene` makes them: stored logits must be of the same."""
+    """Return the batches that a learngene is trained on, as `train_learngene` makes them: stored logits must be of the same.
+
+    Images of a set in memory keep its size, others are brought to the network's; `workers` is as in `Batches.of_images`.
+    """
     preprocessing = Preprocessing()
-    shape = InputShape.of(data.images.shape[1], 3, preprocessing)
+    side = data.images.shape[1] if isinstance(data, ImageSet) else config.network.img_size
     return Batches.of_images(
-        data, config.training, device, shape=shape, preprocessing=preprocessing, processes=processes, workers=0
+        data,
+        config.training,
+        device,
+        shape=InputShape.of(side, 3, preprocessing),
+        preprocessing=preprocessing,
+        processes=processes,
+        workers=workers,
     )
 
 
@@ -196,16 +215,26 @@ def measured_depths(depths: Depths) -> tuple[int, ...]:
 
 
 def depth_metrics(
-    model: AuxiliaryModel, data: ImageSet, config: LearngeneConfig, preprocessing: Preprocessing, device: torch.device
+    model: AuxiliaryModel,
+    data: ImageSource,
+    config: LearngeneConfig,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    pixels: Pixels | None = None,
 ) -> dict[str, float]:
-    """Return `top1` and `images` at the largest depth, and `top1_depth_<d>` at the other measured ones."""
+    """Return `top1` and `images` at the largest depth, and `top1_depth_<d>` at the other measured ones.
+
+    `pixels` are those of `data`; a set in memory needs none.
+    """
     metrics: dict[str, float] = {}
     for depth in measured_depths(config.depths):
 
         def logits_of(images: Tensor, depth: int = depth) -> Tensor:
             return model(prepare(images, config.network.img_size, preprocessing), depth)  # type: ignore[no-any-return]
 
-        top1 = measure_top1(logits_of, data, device=device, autocast=config.training.precision is not Precision.FLOAT32)
+        autocast = config.training.precision is not Precision.FLOAT32
+        top1 = measure_top1(logits_of, data, device=device, pixels=pixels, batch_size=_MEASURED_AT_ONCE, autocast=autocast)
         metrics |= top1.metrics() if depth == config.depths.train else {f"top1_depth_{depth}": top1.fraction}
     return metrics
 
@@ -214,9 +243,9 @@ def train_learngene(
     name: str,
     config: LearngeneConfig,
     teacher: Teacher | None,
-    data: ImageSet,
+    data: ImageSource,
     *,
-    test_data: ImageSet | None,
+    test_data: ImageSource | None,
     folder: Path,
     command: str,
     licence: str,
@@ -224,8 +253,9 @@ def train_learngene(
     device: torch.device,
     resume: bool = False,
     processes: Processes | None = None,
+    workers: int | None = None,
 ) -> Learngene:
-    """Train an auxiliary model on a set in memory and return its learngene, without measured accuracy.
+    """Train an auxiliary model and return its learngene, without measured accuracy.
 
     Args:
         name: The learngene's id.
@@ -240,6 +270,7 @@ def train_learngene(
         device: Where it computes.
         resume: Go on from the checkpoint in `folder`.
         processes: Those that share the run; the first one measures, and keeps the checkpoints.
+        workers: Processes that decode and augment, for each of those; 0 for threads; None to choose.
 
     Raises:
         ConfigError: The classes of data, test data and teacher are not the same.
@@ -262,23 +293,40 @@ def train_learngene(
     def measure(model: AuxiliaryModel) -> dict[str, float]:
         metrics: dict[str, float] = {}
         if test_data is not None and together.first:
-            metrics = depth_metrics(model, test_data, config, preprocessing, device)
+            metrics = depth_metrics(model, test_data, config, preprocessing, device, pixels=test_pixels)
         told: dict[str, float] = json.loads(together.told(json.dumps(metrics)))
         return told
 
     description = describe_learngene(name, config, provenance, data.class_names, preprocessing)
-    trainer = learngene_trainer(
-        config,
-        training_batches(config, data, device, together),
-        teacher,
-        num_classes=data.num_classes,
-        preprocessing=preprocessing,
-        keeper=FolderKeeper(folder, config.training.checkpoint_every_steps),
-        observer=journal,
+    with ExitStack() as opened:
+        test_pixels: Pixels | None = None
+        if test_data is not None and together.first:
+            test_pixels = opened.enter_context(closing(_test_pixels(test_data, config, preprocessing, device, workers)))
+        trainer = learngene_trainer(
+            config,
+            opened.enter_context(training_batches(config, data, device, together, workers)),
+            teacher,
+            num_classes=len(data.class_names),
+            preprocessing=preprocessing,
+            keeper=FolderKeeper(folder, config.training.checkpoint_every_steps),
+            observer=journal,
+            device=device,
+            measure=None if test_data is None else measure,
+            processes=together,
+        )
+        if resume:
+            trainer.load()
+        return learngene_of(trainer.run(), description)
+
+
+def _test_pixels(
+    data: ImageSource, config: LearngeneConfig, preprocessing: Preprocessing, device: torch.device, workers: int | None
+) -> Pixels:
+    """Return the pixels of held-out images, for the one process that measures."""
+    return whole_pixels(
+        data,
+        InputShape.of(config.network.img_size, 3, preprocessing),
         device=device,
-        measure=None if test_data is None else measure,
-        processes=together,
+        batch_size=_MEASURED_AT_ONCE,
+        workers=default_workers(device) if workers is None else workers,
     )
-    if resume:
-        trainer.load()
-    return learngene_of(trainer.run(), description)

@@ -67,7 +67,13 @@ def training_pixels(
 
 
 def whole_pixels(
-    data: ImageSource, shape: InputShape, *, device: torch.device, processes: Processes, batch_size: int, workers: int = 0
+    data: ImageSource,
+    shape: InputShape,
+    *,
+    device: torch.device,
+    batch_size: int,
+    processes: Processes | None = None,
+    workers: int = 0,
 ) -> Pixels:
     """Return the pixels of whole images, as networks are evaluated on them.
 
@@ -75,8 +81,8 @@ def whole_pixels(
         data: The images.
         shape: The size that they are brought to; a set in memory keeps its own.
         device: Where the pixels are wanted.
-        processes: Those that share each batch.
         batch_size: Images that are taken at once.
+        processes: Those that keep pixels at the same time; None for this one alone.
         workers: Processes that decode what cannot be kept; 0 for threads.
     """
     if isinstance(data, ImageSet):
@@ -96,7 +102,7 @@ def whole_pixels(
     )
 
 
-def keeping_device(size_bytes: int, device: torch.device, processes: Processes) -> torch.device | None:
+def keeping_device(size_bytes: int, device: torch.device, processes: Processes | None = None) -> torch.device | None:
     """Return where so many bytes of pixels are kept: on the GPU, in the machine's memory, or not at all."""
     if device.type == "cuda":
         _, total_bytes = torch.cuda.mem_get_info(device)
@@ -105,12 +111,14 @@ def keeping_device(size_bytes: int, device: torch.device, processes: Processes) 
     return torch.device("cpu") if size_bytes * _on_this_machine(device, processes) <= memory_bytes() * MACHINE_SHARE else None
 
 
-def default_workers(device: torch.device, processes: Processes) -> int:
+def default_workers(device: torch.device, processes: Processes | None = None) -> int:
     """Return how many processes decode for each of those that train: the processors that it has, less its own; or 0."""
     own = len(os.sched_getaffinity(0)) // _on_this_machine(device, processes)
     return min(_MAX_WORKERS, max(1, own - 1)) if own > 1 else 0
 
 
-def _on_this_machine(device: torch.device, processes: Processes) -> int:
+def _on_this_machine(device: torch.device, processes: Processes | None) -> int:
     """Return how many of the processes are on this machine, at most: one for each GPU, or all of them."""
+    if processes is None:
+        return 1
     return min(processes.count, torch.cuda.device_count()) if device.type == "cuda" else processes.count

@@ -87,7 +87,7 @@ def resolve_config(body: TrainingBody, dataset: Dataset) -> LearngeneConfig:
         if not has_teacher:
             base = base.with_changes({"distillation": {"alpha": 0.0}})
     else:
-        base = default_config(num_train=num_train, min_side=dataset.min_side, has_teacher=has_teacher, nproc=body.nproc)
+        base = default_config(num_train=num_train, min_side=_side(body, dataset), has_teacher=has_teacher, nproc=body.nproc)
     try:
         config = base.with_changes(_fitting(body.config, base))
     except ConfigError as error:
@@ -106,6 +106,12 @@ def resolve_config(body: TrainingBody, dataset: Dataset) -> LearngeneConfig:
     return config
 
 
+def _side(body: TrainingBody, dataset: Dataset) -> int:
+    """Return the side, in pixels, that the defaults are made for: the one that is asked for, or that of the smallest image."""
+    asked = body.config.get("network", {}).get("img_size")
+    return asked if isinstance(asked, int) and asked > 0 else dataset.min_side
+
+
 def _fitting(changes: Mapping[str, Mapping[str, Any]], base: LearngeneConfig) -> dict[str, dict[str, Any]]:
     """Return the changes, and with fewer epochs or another depth what must follow unless it is said too."""
     fitting = {section: dict(values) for section, values in changes.items()}
@@ -114,7 +120,7 @@ def _fitting(changes: Mapping[str, Mapping[str, Any]], base: LearngeneConfig) ->
     if isinstance(epochs, int) and epochs > 0 and "warmup_epochs" not in training:
         training["warmup_epochs"] = min(base.training.warmup_epochs, epochs // 10)
     if isinstance(train, int) and "train_min" not in depths:
-        depths["train_min"] = min(base.depths.train_min, train)
+        depths["train_min"] = max(1, base.depths.train_min * train // base.depths.train)
     if isinstance(train, int) and "offer_max" not in depths:
         depths["offer_max"] = max(base.depths.offer_max, train)
     return fitting

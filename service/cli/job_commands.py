@@ -106,24 +106,21 @@ def add_job_commands(app: typer.Typer, jobs: JobCommands[JobT]) -> None:
 
 
 def print_page(page: FineTuneList | TrainingList, *, as_json: bool) -> None:
-    """Print a page of jobs, one a line; trainings with the name of their learngene."""
+    """Print a page of jobs, one a line: fine-tunes with their time, trainings with the name of their learngene."""
     if as_json:
         print_json(page.model_dump(mode="json"))
         return
-    named = isinstance(page, TrainingList)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for job in page.data:
-        rows.append(
-            (
-                job.id,
-                *((job.name,) if isinstance(job, TrainingResource) else ()),
-                job.status,
-                f"{job.progress.epoch}/{job.progress.epochs}",
-                percent(job.metrics.get("top1")),
-                job.created_at.astimezone().strftime("%m-%d %H:%M"),
-            )
-        )
-    columns = ("id", *(("learngene",) if named else ()), "status", "epochs", "top-1", "created")
+        epochs, top1 = f"{job.progress.epoch}/{job.progress.epochs}", percent(job.metrics.get("top1"))
+        if isinstance(job, TrainingResource):
+            rows.append((job.id, job.name, job.status, epochs, top1))
+        else:
+            rows.append((job.id, job.status, epochs, top1, job.created_at.astimezone().strftime("%m-%d %H:%M")))
+    named = isinstance(page, TrainingList)
+    columns: tuple[str, ...] = (
+        ("id", "learngene", "status", "epochs", "top-1") if named else ("id", "status", "epochs", "top-1", "created")
+    )
     print_table(columns, rows, folds=1)
     if page.has_more:
         err.print(f"more follow: --after {page.data[-1].id}")

@@ -23,6 +23,24 @@ from tleg_core.learngene_config import parse_overrides
 app = typer.Typer(no_args_is_help=True, help="Train learngenes on a server, by jobs that survive restarts.")
 
 
+_TELLING = frozenset(
+    {
+        "embed_dim",
+        "size",
+        "img_size",
+        "patch_size",
+        "method",
+        "rule",
+        "train",
+        "train_min",
+        "alpha",
+        "epochs",
+        "batch_size",
+        "lr",
+    }
+)
+
+
 @app.command()
 def create(
     url: Url,
@@ -76,7 +94,7 @@ def create(
             print_json(job.model_dump(mode="json"))
         else:
             out.print(f"{job.id} is {job.status}", soft_wrap=True)
-            print_facts(_config_facts(job))
+            print_facts(_config_facts(job, _TELLING))
         if watch:
             JOBS.watch(client, job, as_json=as_json)
         elif not as_json:
@@ -115,11 +133,19 @@ def _config(path: Path | None, changes: list[str]) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _config_facts(job: TrainingResource) -> list[tuple[str, str]]:
-    sections = {name: dict(fields) for name, fields in job.config.items()}
+def _config_facts(job: TrainingResource, telling: frozenset[str] | None = None) -> list[tuple[str, str]]:
+    """Return the configuration, a section a line: all that is set, or the fields that tell most of it."""
     return [
-        (name, ", ".join(f"{field} {value}" for field, value in fields.items() if value is not None))
-        for name, fields in sections.items()
+        (
+            section,
+            ", ".join(
+                f"{name} {value}"
+                for name, value in fields.items()
+                if value is not None and (telling is None or name in telling)
+            ),
+        )
+        for section, fields in job.config.items()
+        if telling is None or telling & fields.keys()
     ]
 
 

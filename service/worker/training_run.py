@@ -82,7 +82,7 @@ def do_training(run: TrainingRun, bench: Workbench, report: Report, wish: Callab
                 job=run.job,
                 epoch=training.config.training.epochs,
                 step=training.trainer.total_steps,
-                metrics=reporter.last_metrics | {f"top1_depth_{entry.depth}": entry.top1 for entry in accuracy},
+                metrics=reporter.last_metrics | training.metrics_of(accuracy),
                 weights=training.stored(accuracy),
             )
         )
@@ -169,6 +169,13 @@ class _Training:
                 self.trainer.save()
             raise TrainingInterruptedError("stopped while every depth was measured") from None
         return tuple(measured)
+
+    def metrics_of(self, accuracy: tuple[Measurement, ...]) -> dict[str, float]:
+        """Return what was measured of every depth, by the names of metrics; `top1` is the largest trained depth's."""
+        measured = {entry.depth: entry.top1 for entry in accuracy}
+        metrics = {f"top1_depth_{depth}": top1 for depth, top1 in measured.items()}
+        trained = self.config.depths.train
+        return metrics | ({"top1": measured[trained]} if trained in measured else {})
 
     def stored(self, accuracy: tuple[Measurement, ...]) -> Weights:
         """Put the learngene into the object store."""

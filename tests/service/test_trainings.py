@@ -102,9 +102,15 @@ def test_what_is_asked_for_is_what_is_used(client: TestClient) -> None:
     job = created(client, config=config, licence="MIT", holdout=0.5, replace=True)
     for section, values in config.items():
         assert values.items() <= job["config"][section].items()
-    assert (job["config"]["training"]["warmup_epochs"], job["config"]["depths"]["train_min"]) == (0, 3)
+    assert (job["config"]["training"]["warmup_epochs"], job["config"]["depths"]["train_min"]) == (0, 1)
     assert (job["licence"], job["holdout"], job["replace"]) == ("MIT", 0.5, True)
     assert job["requested"] == {"config": config, "holdout": 0.5}
+
+
+def test_another_size_of_image_brings_its_own_patches(client: TestClient) -> None:
+    """Those, and the shift, that a data set of such images would have had."""
+    config = created(client, config={"network": {"img_size": 96}})["config"]
+    assert (config["network"]["patch_size"], config["augmentation"]["shift"]) == (16, 6)
 
 
 def test_a_recipe_is_followed_where_nothing_is_said(client: TestClient) -> None:

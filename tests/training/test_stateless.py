@@ -98,6 +98,23 @@ def test_the_compiled_block_can_be_computed_again() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_is_the_same_fused_and_plain() -> None:
+    """On a CPU in bfloat16 the plain products are taken, for they are faster; logits differ by rounding alone."""
+    auxiliary = AuxiliaryModel(TINY, Polynomial(), depth=3).eval()
+    with torch.no_grad():
+        expected = auxiliary(IMAGES)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = auxiliary(IMAGES).float()
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.02 * float(expected.abs().max()))  # bfloat16 has 8 bits
+    operators: list[str] = []
+    for autocast in (False, True):
+        with torch.profiler.profile() as profile, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            auxiliary(IMAGES)
+        operators.append(" ".join(event.key for event in profile.key_averages()))
+    assert "flash_attention" in operators[0]
+    assert "flash_attention" not in operators[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
 def test_inductor_gives_the_eager_gradients(autocast: bool) -> None:

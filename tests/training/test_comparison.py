@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,7 @@ def test_a_killed_comparison_goes_on_where_it_was(config_file: Path, folder: Pat
     One worker then does the rest, and gives the results of the two that were never disturbed, to the last bit.
     """
     out = tmp_path / "killed"
-    started = kill_after(config_file, out, results=5)
-    deadline_s = time.monotonic() + 20
-    while any(Path(f"/proc/{process}").exists() for process in started):
-        assert time.monotonic() < deadline_s, "a process outlives the comparison"
-        time.sleep(0.1)
+    kill_after(config_file, out, results=5)
     with (out / RESULTS_NAME).open("ab") as file:
         file.write(b'{"unit": "cut o')
     before = (out / RESULTS_NAME).read_bytes().rpartition(b"\n")[0]
@@ -172,11 +169,27 @@ def test_a_killed_comparison_goes_on_where_it_was(config_file: Path, folder: Pat
     assert results_of(out) == results_of(folder)
 
 
-def kill_after(config_file: Path, out: Path, *, results: int) -> list[int]:
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_no_worker_outlives_a_killed_comparison(config_file: Path, tmp_path: Path) -> None:
+    """Though it is amid a training that would take hours."""
+    endless = tmp_path / "endless.toml"
+    text = config_file.read_text().replace("[training]\nepochs = 2", "[training]\nepochs = 10000")
+    endless.write_text(text.replace('name = "tiny"', 'name = "endless"\nrows = ["scratch", "alone", "truncated"]'))
+    out = tmp_path / "run"
+    started = kill_after(endless, out, results=1, and_until=lambda: len(list((out / "work").glob("*"))) == 2)
+    assert len(started) >= 3  # the one that workers are forked from, and two of them
+    deadline_s = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in started):
+        assert time.monotonic() < deadline_s, "a process outlives the comparison"
+        time.sleep(0.1)
+
+
+def kill_after(config_file: Path, out: Path, *, results: int, and_until: Callable[[], bool] = lambda: True) -> list[int]:
     """Start the command, kill it once it has so many results, and return the processes that it had started."""
     command = [sys.executable, "-m", "service.cli", "compare", str(config_file), "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while lines_of(out) < results:
+        while lines_of(out) < results or not and_until():
             assert process.poll() is None, "it ended before it was killed"
             time.sleep(0.02)
         started = descendants(process.pid)

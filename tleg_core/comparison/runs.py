@@ -10,9 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +24,6 @@ from tleg_core.comparison.results import Result, Results
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.errors import TlegError
 
-_ORPHAN_S = 1.0  # how often a worker looks whether its parent still lives
 _STOP_S = 5.0  # what a worker gets to end
 _EXECUTION = "tleg_core.comparison.execution"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -52,6 +49,7 @@ class Progress(Protocol):
 class _Worker:
     process: BaseProcess
     connection: Connection
+    life: Connection
     unit: Unit | None = None
 
 
@@ -131,12 +129,13 @@ def _started(count: int, folder: Path, device: str, ancestry: Path | None) -> It
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, str(folder), device, None if ancestry is None else str(ancestry)), daemon=True
-            )
+            life, watched = context.Pipe()
+            arguments = (theirs, watched, str(folder), device, None if ancestry is None else str(ancestry))
+            process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
-            pool.append(_Worker(process=process, connection=ours))
+            watched.close()
+            pool.append(_Worker(process=process, connection=ours, life=life))
         yield pool
     finally:
         for name, value in before.items():
@@ -146,15 +145,16 @@ def _started(count: int, folder: Path, device: str, ancestry: Path | None) -> It
                 os.environ[name] = value
         for worker in pool:
             worker.connection.close()
+            worker.life.close()
             worker.process.terminate()
             worker.process.join(_STOP_S)
 
 
-def _work(connection: Connection, folder: str, device: str, ancestry: str | None) -> None:
+def _work(connection: Connection, life: Connection, folder: str, device: str, ancestry: str | None) -> None:
     """Do units until the connection closes: the whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     import torch  # noqa: PLC0415 (the parent, which only plans, may need none)
 
     from tleg_core.comparison.execution import Bench  # noqa: PLC0415
@@ -173,9 +173,11 @@ def _work(connection: Connection, folder: str, device: str, ancestry: str | None
             connection.send_bytes(json.dumps(answer).encode())
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however that did."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_S)
-    sys.stderr.flush()
+def _end_with(life: Connection) -> None:
+    """End this process when its parent has ended, however that did: nobody else holds the other end of `life`.
+
+    The parent's id would not do: a worker is forked from a server, which lives as long as any worker.
+    """
+    with suppress(EOFError, OSError):
+        life.recv_bytes()
     os._exit(1)

@@ -40,7 +40,7 @@ def worker(
     shipped: Annotated[bool, typer.Option(help="Hold the learngenes shipped with the package.")] = True,
     until_eof: Annotated[bool, typer.Option(hidden=True, help="Drain when standard input ends: with the parent.")] = False,
 ) -> None:
-    """Run a worker, which fine-tunes models and trains learngenes: on the Redis of TLEG_REDIS_URL, or that of a `tleg serve` on the same data folder.
+    """Run a worker, for fine-tunes and trainings: on the Redis of TLEG_REDIS_URL, or that of a `tleg serve` on the same folder.
 
     SIGTERM or Ctrl-C drains it: the running job is saved and goes to another worker.
     """

@@ -22,6 +22,7 @@ from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import Augmentation as AugmentationChoice
 from tleg_core.fine_tuning import FineTuneSettings, HeadStart, Precision, Start, held_out_count
 from tleg_core.image_file import TEST, ImageFile
+from tleg_core.training.attention import fuses_attention, use_plain_attention
 from tleg_core.training.augmented import RandPixels
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.decoded import DecodedPixels, InputShape
@@ -179,6 +180,8 @@ class FineTune:
         labels = torch.from_numpy(lesson.file.labels)
         self._held_out, self._held_out_labels = split.held_out.tolist(), labels[split.held_out]
         self._network = self._built()
+        if not fuses_attention(device, half=settings.precision is Precision.BFLOAT16):
+            use_plain_attention(self._network)
         freeze(self._network, settings.freeze)
         self._forward: Callable[[Tensor], Tensor] = self._compiled(optional=optional) if settings.compile else self._network
         settings = self.settings

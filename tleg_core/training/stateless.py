@@ -22,6 +22,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from tleg_core.errors import ConfigError
+from tleg_core.training.attention import fuses_attention, use_plain_attention
 from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
 
 Weights: TypeAlias = Mapping[str, Tensor]
@@ -71,7 +72,9 @@ class StatelessVit:
         """
 
         def through_layers(tokens: Tensor) -> Tensor:
-            block = self._blocks[_fuses_attention(tokens.device), drop_path > 0.0]
+            block = self._blocks[
+                fuses_attention(tokens.device, half=torch.is_autocast_enabled(tokens.device.type)), drop_path > 0.0
+            ]
             if not drop_path:
                 for weights in layers:
                     tokens = self._layer(block, tokens, weights)
@@ -100,20 +103,11 @@ class StatelessVit:
             raise ConfigError("training.compile", f"this machine cannot compile the network: {reason}") from error
 
 
-def _fuses_attention(device: torch.device) -> bool:
-    """Whether PyTorch's fused attention is the faster one.
-
-    Its backward pass is not on a CPU in half precision: 73 ms a layer for Ti at batch 128 and 16 tokens (PyTorch 2.15), more
-    than the rest of the layer takes; with plain products the whole step is 1.8 times as fast.
-    """
-    return device.type != "cpu" or not torch.is_autocast_enabled("cpu")
-
-
 def _variant(block: nn.Module, *, fused: bool, dropping: bool) -> nn.Module:
     """Return a copy of a timm block, with fused attention (timm chooses) or without, and with factors in drop path's place."""
     variant: Any = copy.deepcopy(block)
     if not fused:
-        variant.attn.fused_attn = False
+        use_plain_attention(variant)
     if dropping:
         variant.drop_path1, variant.drop_path2 = _Scale(), _Scale()
     return variant  # type: ignore[no-any-return]

@@ -13,11 +13,13 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tleg_core.description import Method
+from tleg_core.description import Method, Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.training_config import Augmentation, TrainingConfig, within
 from tleg_core.vit import MAX_DEPTH, VIT_SIZES, VitConfig
+
+_CHANNELS = 3  # of every picture that is trained on
 
 
 class KdNormalisation(StrEnum):
@@ -191,8 +193,12 @@ class LearngeneConfig:
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     depths: Depths = field(default_factory=Depths)
     distillation: Distillation = field(default_factory=Distillation)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            if len(getattr(self.preprocessing, name)) != _CHANNELS:
+                raise ConfigError(f"preprocessing.{name}", f"must be {_CHANNELS} numbers, one for each channel")
         low = self.schedule.build().min_depth
         smallest = self.depths.train if self.depths.rule is DepthRule.FIXED else self.depths.train_min
         for name, depth in (("train", smallest), ("offer_min", self.depths.offer_min)):
@@ -229,14 +235,16 @@ class LearngeneConfig:
             schedule=read_section(ScheduleChoice, "schedule", value.get("schedule", {})),
             depths=read_section(Depths, "depths", value.get("depths", {})),
             distillation=read_section(Distillation, "distillation", value.get("distillation", {})),
+            preprocessing=read_section(Preprocessing, "preprocessing", value.get("preprocessing", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole configuration as a JSON object, defaults included."""
         value = asdict(self)
         value["augmentation"] = value["training"].pop("augmentation")
-        if value["schedule"]["stages"] is not None:
-            value["schedule"]["stages"] = list(value["schedule"]["stages"])
+        for section, name in (("schedule", "stages"), ("preprocessing", "mean"), ("preprocessing", "std")):
+            if value[section][name] is not None:
+                value[section][name] = list(value[section][name])
         return value
 
     def with_changes(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
@@ -302,7 +310,7 @@ def read_section(kind: type[_SectionT], section: str, value: object, **given: ob
     try:
         return kind(**(read | given))
     except ConfigError as error:
-        place = error.field if error.field.startswith(f"{section}.") else f"{section}.{error.field}"
+        place = error.field if error.field.partition(".")[0] == section else f"{section}.{error.field}"
         raise ConfigError(place, error.reason) from error
     except TypeError as error:  # a field without a default is not there
         missing = sorted(names - read.keys())

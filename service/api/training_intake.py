@@ -17,7 +17,6 @@ from service.domain.errors import DatasetNotFoundError, ModelNotFoundError
 from service.domain.job import Job, TrainingSpec
 from service.domain.training import provenance_of
 from service.storage.job_reader import IdempotencyKey
-from tleg_core.description import Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import AUTO, held_out_count
 from tleg_core.learngene import learngene_shapes
@@ -134,7 +133,7 @@ def _check_description(body: TrainingBody, config: LearngeneConfig, dataset: Dat
         dataset, config, name=body.name, images=dataset.num_train, teacher=body.teacher, licence=body.licence
     )
     try:
-        describe_learngene(body.name, config, provenance, dataset.class_names, Preprocessing())
+        describe_learngene(body.name, config, provenance, dataset.class_names, config.preprocessing)
     except ConfigError as error:
         text = "dataset" if body.licence.isprintable() else "licence"
         places = {"name": "name", "provenance": text, "class_names": "dataset"}

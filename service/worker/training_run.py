@@ -25,7 +25,7 @@ from service.worker.run_reporter import Report, Reporter
 from service.worker.state_keeper import StateKeeper
 from service.worker.workbench import Workbench
 from tleg_core.canonical import sha256_hex
-from tleg_core.description import Description, Measurement, Preprocessing
+from tleg_core.description import Description, Measurement
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.fine_tuning import AUTO
 from tleg_core.learngene import Learngene
@@ -101,7 +101,7 @@ class _Training:
         self.settings = dict(run.settings) | {"config": _decided(run.settings["config"], bench.device)}
         self.config = config = LearngeneConfig.from_json(self.settings["config"])
         self._file = file = bench.images(dataset)
-        self._preprocessing = Preprocessing()
+        self._preprocessing = config.preprocessing
         self._shape = InputShape.of(config.network.img_size, _CHANNELS, self._preprocessing)
         self._pixels = bench.pixels(dataset, file, self._shape)
         self._data_set = dataset.name or dataset.id

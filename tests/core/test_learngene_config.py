@@ -122,6 +122,9 @@ def test_overrides_are_toml_values_or_words() -> None:
         ("depths.self_distillation=0.5", "depths.self_distillation", "several depths"),
         ("distillation.alpha=2", "distillation.alpha", "from 0 to 1"),
         ("distillation.temperature=0", "distillation.temperature", "above 0"),
+        ("preprocessing.mean=[0.5]", "preprocessing.mean", "3 numbers"),
+        ("preprocessing.std=[0, 1, 1]", "preprocessing", "above 0"),
+        ("preprocessing.interpolation=magic", "preprocessing.interpolation", "one of"),
         ("distillation.normalisation=sum", "distillation.normalisation", "batchmean, numel"),
     ],
 )
@@ -151,7 +154,7 @@ def test_a_file_that_is_no_configuration_is_refused(text: str) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["training", "network", "schedule", "depths", "distillation", "augmentation"]),
+        st.sampled_from(["training", "network", "schedule", "depths", "distillation", "augmentation", "preprocessing"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
             lambda inner: (

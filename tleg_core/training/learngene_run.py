@@ -188,7 +188,7 @@ def training_batches(
 
     Images of a set in memory keep its size, others are brought to the network's; `workers` is as in `Batches.of_images`.
     """
-    preprocessing = Preprocessing()
+    preprocessing = config.preprocessing
     side = data.images.shape[1] if isinstance(data, ImageSet) else config.network.img_size
     return Batches.of_images(
         data,
@@ -287,7 +287,7 @@ def train_learngene(
         licence=licence,
         notes=summary(config),
     )
-    preprocessing = Preprocessing()
+    preprocessing = config.preprocessing
     together = processes or Processes()
 
     def measure(model: AuxiliaryModel) -> dict[str, float]:

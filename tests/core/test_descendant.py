@@ -8,6 +8,7 @@ import random
 import struct
 import tracemalloc
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def content_of(descendant: Descendant) -> bytes:
 
 
 def plain_torch(learngene: Learngene, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Return the descendant by plain torch: theta_i = sum_k (i / L)^k theta_k or stage rows, copies, timm's resampling."""
+    """Return the descendant by plain torch: theta_i = sum_k (i / L)^k theta_k, knots or stages; copies, timm's resampling."""
     config, depth, description = learngene.description.config, recipe.member.depth, learngene.description
     stored = {name: torch.from_numpy(tensor.copy()) for name, tensor in learngene.tensors.items()}
     state: dict[str, torch.Tensor] = {}
@@ -76,6 +77,15 @@ def plain_torch(learngene: Learngene, recipe: Recipe) -> dict[str, torch.Tensor]
                 continue
             if description.method is Method.STAGEWISE:
                 tensor = basis[authors_stages[depth][layer]]
+            elif description.method is Method.SPLINE:
+                place = Fraction(layer * (len(basis) - 1), depth - 1)
+                knot = int(place)
+                tensor = basis[knot]
+                if place != knot:
+                    left, right = (
+                        torch.tensor(float(part), dtype=torch.float64).float() for part in (knot + 1 - place, place - knot)
+                    )
+                    tensor = left * basis[knot] + right * basis[knot + 1]
             else:
                 t = layer / depth
                 tensor = basis[0]
@@ -131,7 +141,7 @@ def test_the_file_is_what_plain_torch_computes(any_family: Family, head: Head, d
 def test_every_method_is_what_plain_torch_computes(
     method: Method, depth: int, dtype: DType, make_learngene: LearngeneFactory
 ) -> None:
-    """Linear, quadratic and stage-wise rows alike, at several depths."""
+    """Linear, quadratic, spline and stage-wise rows alike, at several depths."""
     learngene = make_learngene(method=method)
     descendant = describe(Family(learngene), depth, dtype=dtype)
     found = safetensors.torch.load(content_of(descendant))

@@ -161,9 +161,7 @@ def test_failures_of_a_training_say_why_and_leave_the_engine_whole(engine: Engin
     plain = training(scene)
     bad = {
         "distillation.alpha": training(scene, {"distillation": {"alpha": 0.5}}),
-        "rand_augment": training(
-            scene, {"augmentation": {"crop": "random-resized", "rand_augment": "nonsense", "shift": 0}}
-        ),
+        "rand_augment": training(scene, {"augmentation": {"crop": "random-resized", "rand_augment": "nonsense", "shift": 0}}),
         "nproc": plain.model_copy(update={"settings": plain.settings | {"nproc": 2}}),
         "not in the object store": plain.model_copy(update={"dataset": plain.dataset | {"object_key": "datasets/gone.arrow"}}),
     }

@@ -56,10 +56,12 @@ def compare(
 
         if device != "cpu":
             resolve_device(device)
-        with _locked(folder), _Bar(plan, results) as bar:
+        with _locked(folder):
+            results = Results(folder / RESULTS_NAME)  # again: another comparison may have ended since, and added to them
             (folder / "config.toml").write_text(text)
             count = workers if device == "cpu" else 1
-            run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
+            with _Bar(plan, results) as bar:
+                run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
     for path in write_report(chosen, parts, plan, results, folder, command=command_line()):
         out.print(str(path))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +334,29 @@ def test_epochs_to_a_target_are_the_first_that_reach_it(tmp_path: Path) -> None:
     assert scores.done == 3
 
 
+def test_seeds_that_share_a_learngene_are_one_measurement_of_it(tmp_path: Path) -> None:
+    """Before fine-tuning three seeds of one learngene are one number, whose spread nobody knows; afterwards they are three."""
+    chosen = config(('name = "made up"', 'name = "made up"\npretraining_seeds = [7]'))
+    made, results = plan(chosen), Results(tmp_path / "results.jsonl")
+    for unit in made.units:
+        results.append({"unit": unit, "top1": 0.5, "curve": [0.5] * 4, "lr": 1e-3})
+    scores = Scores(made, results)
+    before = scores.estimate(Key(row="tleg", depth=4, data="photos", epochs=0))
+    after = scores.estimate(Key(row="tleg", depth=4, data="photos", epochs=1))
+    fresh = scores.estimate(Key(row="scratch", depth=4, data="photos", epochs=0))
+    assert before is not None
+    assert after is not None
+    assert fresh is not None
+    assert (before.count, before.half) == (1, math.inf)
+    assert (after.count, fresh.count) == (3, 3)
+    (claim,) = (
+        claim
+        for claim in claims_of(chosen, made, scores, chosen.base.network.vit(10))
+        if claim.row == "tleg" and claim.text.startswith("needs no fine-tuning")
+    )
+    assert claim.verdict == "undecided"
+
+
 def test_results_survive_a_line_that_was_cut(tmp_path: Path) -> None:
     """The last line without an end is dropped and overwritten; a broken line before it is an error."""
     path = tmp_path / "results.jsonl"
@@ -395,3 +420,23 @@ def test_a_store_decodes_once_and_notices_another_file(tmp_path: Path) -> None:
     assert store.add(DataSource(**source), 8).train.images == 35
     with pytest.raises(ConfigError, match="'nothing' is not shipped; there is openclipart15-grey"):
         store.add(DataSource(**(source | {"train": "shipped:nothing"})), 8)
+
+
+def test_a_shipped_set_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left when unpacking stops in the middle is never taken for the data set."""
+    source = DataSource(name="drawings", train="shipped:openclipart15-grey", test="shipped:openclipart15-grey", limit=20)
+    extract = zipfile.ZipFile._extract_member  # type: ignore[attr-defined]
+    count = 0
+
+    def stopping(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError("the disk is full")
+        return extract(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile.ZipFile, "_extract_member", stopping)
+        with pytest.raises(OSError, match="the disk is full"):
+            ImageStore(tmp_path).add(source, 8)
+    assert list(tmp_path.iterdir()) == []

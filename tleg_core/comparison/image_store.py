@@ -7,7 +7,6 @@ by its path, size and time, so that a comparison that goes on decodes nothing ag
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -105,8 +104,9 @@ class ImageStore:
             raise ConfigError("data", f"{name!r} is not shipped; there is {there}")
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=self._folder) as unfinished, zipfile.ZipFile(archive) as file:
-                file.extractall(unfinished)
-                shutil.copytree(unfinished, folder)
+                whole = Path(unfinished) / name
+                file.extractall(whole)
+                whole.replace(folder)  # all of it or nothing: a folder that is there is not looked into
         return folder
 
     def _write(self, digest: str, images: ImageSet) -> None:

@@ -44,8 +44,14 @@ class Scores:
         return tuple(self._cells)
 
     def by_seed(self, key: Key) -> Mapping[int, float]:
-        """Return the accuracies, in points (0..100), by seed."""
-        return {seed: 100 * self._top1(cell) for seed, cell in self._cells.get(key, {}).items()}
+        """Return the accuracies, in points (0..100), by seed; one result that seeds share is the first one's alone.
+
+        Seeds that share a learngene share its accuracy before fine-tuning: counted for each, it would look like no spread.
+        """
+        first: dict[str, int] = {}
+        for seed, cell in self._cells.get(key, {}).items():
+            first.setdefault(cell.unit, seed)
+        return {seed: 100 * self._top1(self._cells[key][seed]) for seed in first.values()}
 
     def estimate(self, key: Key) -> Estimate | None:
         """Return the mean accuracy in points, and its interval over seeds."""

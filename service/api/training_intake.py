@@ -15,6 +15,7 @@ from service.api.schemas.trainings import TrainingBody
 from service.domain.dataset import Dataset
 from service.domain.errors import DatasetNotFoundError, ModelNotFoundError
 from service.domain.job import Job, TrainingSpec
+from service.domain.published_learngene import RESERVED_NAMES
 from service.domain.training import provenance_of
 from service.storage.job_reader import IdempotencyKey
 from tleg_core.errors import ConfigError
@@ -24,8 +25,6 @@ from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.learngene_defaults import default_config
 from tleg_core.training_description import describe_learngene
 from tleg_core.training_recipe import read_recipe, recipe_names
-
-_RESERVED = frozenset({"trainings"})  # `GET /learngenes/trainings` lists jobs
 
 
 async def accept_training(resources: Resources, body: TrainingBody, key: IdempotencyKey | None) -> Job:
@@ -127,7 +126,7 @@ def _fitting(changes: Mapping[str, Mapping[str, Any]], base: LearngeneConfig) ->
 
 def _check_description(body: TrainingBody, config: LearngeneConfig, dataset: Dataset) -> None:
     """Raise `ConfigError` unless a learngene can say all that this one will."""
-    if body.name in _RESERVED:
+    if body.name in RESERVED_NAMES:
         raise ConfigError("name", f"{body.name} is a path of this server; choose another")
     provenance = provenance_of(
         dataset, config, name=body.name, images=dataset.num_train, teacher=body.teacher, licence=body.licence

@@ -95,7 +95,7 @@ def _service(folder: Path, port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     log = (folder / "serve.log").open("wb")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TLEG_")}
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
+    command = [sys.executable, "-P", "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
     process = subprocess.Popen(  # noqa: S603 (our own program)
         command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
     )

@@ -32,7 +32,8 @@ class WorkerProcesses:
     """
 
     def __init__(self, count: int, options: Sequence[str], *, drain_timeout_s: float) -> None:
-        self._command = [sys.executable, "-m", "service.cli", "worker", "--until-eof", *options]
+        # -P: a folder named `service` where the server was started is not ours
+        self._command = [sys.executable, "-P", "-m", "service.cli", "worker", "--until-eof", *options]
         self._drain_timeout_s = drain_timeout_s
         self._stopping = threading.Event()
         self._changing = threading.Lock()  # held while a process is started, and while all are signalled

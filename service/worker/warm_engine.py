@@ -21,11 +21,15 @@ CommandOf = Callable[[Path, int], Sequence[str]]
 
 
 def engine_command(socket: Path, nproc: int) -> Sequence[str]:
-    """Return the command line of the engine; several processes run under torchrun, on this machine."""
-    module = ("service.worker.engine", str(socket))
+    """Return the command line of the engine; several processes run under torchrun, on this machine.
+
+    With `-P` a folder named `service` where the worker happens to stand is not taken for ours; torchrun would not pass it on.
+    """
+    engine = (sys.executable, "-P", "-m", "service.worker.engine", str(socket))
     if nproc == 1:
-        return (sys.executable, "-m", *module)
-    return (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", *module)
+        return engine
+    torchrun = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc))
+    return (*torchrun, "--no-python", *engine)
 
 
 class WarmEngine:

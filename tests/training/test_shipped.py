@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import tleg_core
+from tleg_core.family import Family
 from tleg_core.images import load_image_set
 from tleg_core.learngene import Learngene
+from tleg_core.learngene_card import card
 from tleg_core.training.evaluate import measure_depths
 
 PACKAGE = Path(tleg_core.__file__).parent
-CARD = (PACKAGE / "shipped" / "README.md").read_text()
+CARD = (PACKAGE / "shipped" / "tleg-ti-fashion-mnist.md").read_text()
+ELASTIC = ("tleg-ti-cifar10",)
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +49,36 @@ def test_it_classifies_the_shipped_images_as_well_as_it_says(learngene: Learngen
     stated = {entry.depth: entry.top1 for entry in learngene.description.accuracy}
     for entry in measure_depths(learngene, images, depths=(6, 12), device=torch.device("cpu")):
         assert entry.top1 == pytest.approx(stated[entry.depth], abs=0.04)
+
+
+@pytest.mark.parametrize("name", ELASTIC)
+def test_the_cards_of_the_elastic_ones_are_what_the_command_prints(name: str) -> None:
+    """Written once by `tleg card`, and not by hand."""
+    family = Family(Learngene.open(PACKAGE / "shipped" / f"{name}.safetensors"))
+    assert card(family).strip() == (PACKAGE / "shipped" / f"{name}.md").read_text().strip()
+
+
+@pytest.mark.parametrize("name", ELASTIC)
+def test_the_elastic_ones_need_no_fine_tuning_at_any_depth(name: str) -> None:
+    """From depth 3 on, no member is more than three points behind the best one: what only elastic training gives."""
+    learngene = Learngene.open(PACKAGE / "shipped" / f"{name}.safetensors")
+    top1 = {entry.depth: entry.top1 for entry in learngene.description.accuracy}
+    assert set(top1) == set(range(2, 13))
+    assert min(accuracy for depth, accuracy in top1.items() if depth >= 3) > max(top1.values()) - 0.03
+
+
+def test_every_shipped_learngene_stands_in_the_list() -> None:
+    """With a card of its own beside it."""
+    listed = set(re.findall(r"\[([a-z0-9-]+)\]\(\1\.md\)", (PACKAGE / "shipped" / "README.md").read_text()))
+    assert listed == {path.stem for path in (PACKAGE / "shipped").glob("*.safetensors")}
+    assert all((PACKAGE / "shipped" / f"{name}.md").is_file() for name in listed)
+
+
+def test_they_classify_real_photos_as_well_as_they_say(shared_data: Callable[[str], Path]) -> None:
+    """A thousand test images of CIFAR-10: within 5 points of the stated figure, three standard errors."""
+    images = load_image_set(shared_data("cifar10-test.parquet")).head(1000)
+    for name in ELASTIC:
+        learngene = Learngene.open(PACKAGE / "shipped" / f"{name}.safetensors")
+        stated = {entry.depth: entry.top1 for entry in learngene.description.accuracy}
+        for entry in measure_depths(learngene, images, depths=(3, 12), device=torch.device("cpu")):
+            assert entry.top1 == pytest.approx(stated[entry.depth], abs=0.05)

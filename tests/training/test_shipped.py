@@ -18,7 +18,7 @@ from tleg_core.training.evaluate import measure_depths
 
 PACKAGE = Path(tleg_core.__file__).parent
 CARD = (PACKAGE / "shipped" / "tleg-ti-fashion-mnist.md").read_text()
-ELASTIC = ("tleg-ti-cifar10",)
+ELASTIC = ("tleg-ti-cifar10", "tleg-s-cifar10")
 
 
 @pytest.fixture(scope="module")

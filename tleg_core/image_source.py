@@ -106,7 +106,12 @@ def read_picture(source: ImageSource, row: int) -> Image.Image:
     try:
         return decode_image(source.encoded(row))
     except _UNREADABLE as error:
-        raise PictureError(source.picture_name(row), f"is no readable picture: {error}") from error
+        raise PictureError(source.picture_name(row), f"is no readable picture: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what Pillow says, without the address of a buffer in memory."""
+    return "it is of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def common_size(source: ImageSource) -> tuple[int, int] | None:
@@ -121,7 +126,7 @@ def common_size(source: ImageSource) -> tuple[int, int] | None:
             with Image.open(io.BytesIO(source.encoded(row))) as opened:
                 sizes.add(opened.size)
         except _UNREADABLE as error:
-            raise PictureError(source.picture_name(row), f"is no readable picture: {error}") from error
+            raise PictureError(source.picture_name(row), f"is no readable picture: {_reason(error)}") from error
         if len(sizes) > 1:
             return None
     return sizes.pop()

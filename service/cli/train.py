@@ -24,7 +24,7 @@ from service.cli.training_options import (
 )
 from tleg_core.errors import ConfigError
 from tleg_core.images import read_images
-from tleg_core.learngene_config import LearngeneConfig
+from tleg_core.learngene_config import LearngeneConfig, parse_overrides
 from tleg_core.training_recipe import read_recipe
 from tleg_core.vit import VIT_SIZES
 
@@ -162,25 +162,18 @@ def _config(
     Without an ancestry model alpha is 0: a recipe that distils is refused, unless the command line says alpha = 0 itself.
     """
     base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
-    if recipe is None:
-        epochs = given["training"]["epochs"] or base.training.epochs
-        warmup = given["training"]["warmup_epochs"]
-        alpha = {"alpha": 0.0} if labels_only else {}
-        base = base.with_changes(
-            {
-                "training": {"epochs": epochs, "warmup_epochs": min(1 if warmup is None else warmup, epochs - 1)},
-                "distillation": alpha,
-            }
-        )
-    elif given["training"]["epochs"] is not None and given["training"]["warmup_epochs"] is None:
-        epochs = given["training"]["epochs"]  # a short trial of a long recipe needs no other warm-up to be named
-        base = base.with_changes(
-            {"training": {"epochs": epochs, "warmup_epochs": min(base.training.warmup_epochs, epochs - 1)}}
-        )
+    if recipe is None and labels_only:
+        base = base.with_changes({"distillation": {"alpha": 0.0}})
     said = {
         section: {field: value for field, value in fields.items() if value is not None} for section, fields in given.items()
     }
-    config = base.with_changes(said).with_overrides(changes)
+    for section, fields in parse_overrides(changes).items():
+        said[section] = said.get(section, {}) | fields
+    training = said.get("training", {})
+    epochs = training.get("epochs")
+    if isinstance(epochs, int) and epochs >= 1 and "warmup_epochs" not in training:  # a short trial needs no other one named
+        said["training"] = training | {"warmup_epochs": min(base.training.warmup_epochs, epochs - 1)}
+    config = base.with_changes(said)
     if labels_only and config.distillation.alpha != 0.0:
         raise ConfigError("ancestry", "is needed: the recipe distils (or give --set distillation.alpha=0 to learn from labels)")
     if not labels_only and config.distillation.alpha == 0.0:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from service.cli import ancestry, evaluate, train, training
-from tleg_core.errors import TlegError
+from tleg_core.errors import ConfigError, TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
 
@@ -129,6 +129,31 @@ def test_wrong_options_are_one_clear_error(workshop: Path, tmp_path: Path, words
     )
     assert isinstance(result.exception, TlegError)
     assert message in str(result.exception)
+
+
+def test_a_short_trial_shortens_the_warm_up_whichever_way_it_is_asked_for() -> None:
+    """`--epochs 1` is `--set training.epochs=1`; a warm-up that is named is taken as it is."""
+    short = [
+        train._config("elastic-ti-cifar10", {"training": {"epochs": epochs}}, changes, labels_only=False)
+        for epochs, changes in ((1, []), (None, ["training.epochs=1"]))
+    ]
+    assert short[0] == short[1]
+    assert (short[0].training.epochs, short[0].training.warmup_epochs) == (1, 0)
+    with pytest.raises(ConfigError, match=r"training\.warmup_epochs"):
+        train._config("elastic-ti-cifar10", {}, ["training.epochs=1", "training.warmup_epochs=1"], labels_only=False)
+
+
+def test_images_of_one_class_teach_nothing(bars: ImageSet, tmp_path: Path) -> None:
+    """A data set with images of a single class is refused before anything is trained."""
+    one = bars.labels == 0
+    alone = ImageSet(name="alone", images=bars.images[one], labels=bars.labels[one], class_names=bars.class_names)
+    save_parquet(alone, tmp_path / "alone.parquet")
+    result = invoke(
+        *("train", "--data", tmp_path / "alone.parquet", "--out", tmp_path / "out.safetensors", "--device", "cpu"),
+        *("--batch-size", 8, "--size", "test", "--img-size", 16, "--patch-size", 8),
+    )
+    assert isinstance(result.exception, ConfigError)
+    assert "one class alone" in str(result.exception)
 
 
 @pytest.mark.parametrize("depths", ["0", "13", "x", "3-", ""])

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,7 @@ from tleg_core.training_config import Precision
 from tleg_core.training_description import describe_learngene, summary
 
 _MEASURED_AT_ONCE = 500  # held-out images
+_FEWEST_CLASSES = 2
 
 
 def depths_of(depths: Depths, seed: int, step: int) -> tuple[int, ...]:
@@ -275,6 +277,8 @@ def train_learngene(
     Raises:
         ConfigError: The classes of data, test data and teacher are not the same.
     """
+    if len(np.unique(data.labels)) < _FEWEST_CLASSES:
+        raise ConfigError("data", f"{data.name} has images of one class alone: there is nothing to tell apart")
     if teacher is not None:
         check_classes(teacher, data.class_names, data.name)
     if test_data is not None and test_data.class_names != data.class_names:

@@ -215,6 +215,17 @@ def test_a_run_whose_last_update_was_one_too_far_has_diverged(tmp_path: Path) ->
         run.run()
 
 
+def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path: Path) -> None:
+    """The only update was one too far, and its own loss was finite; nothing was measured that would have told."""
+    model = linear()
+    run = linear_trainer(model, TrainingConfig(epochs=1, batch_size=64, precision=Precision.FLOAT32), tmp_path)
+    with torch.no_grad():
+        next(model.parameters())[0] = float("inf")
+    with pytest.raises(TrainingDivergedError, match="is not finite after step"):
+        run.save()
+    assert not (tmp_path / CHECKPOINT_NAME).exists()
+
+
 def test_the_journal_has_a_line_an_epoch(tmp_path: Path) -> None:
     """Loss, accuracy and rate are there for machines."""
     linear_trainer(linear(), TrainingConfig(epochs=2, batch_size=32, precision=Precision.FLOAT32), tmp_path).run()

@@ -327,6 +327,9 @@ class Trainer(Generic[ModelT]):
         sums = {"epoch.loss": self._processes.sum(self._epoch_loss), "epoch.correct": self._processes.sum(self._epoch_correct)}
         if not self._processes.first:
             return
+        for name, tensor in self._model.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise TrainingDivergedError(f"{name} is not finite after step {self._step}: lower the learning rate")
         facts = {"step": self._step, "ended": self._epoch_ended, "parts": self._parts, "identity": self._identity}
         facts["scaler"] = self._updates.facts()
         self._keeper.keep(Checkpoint(tensors=self._updates.tensors() | sums, facts=facts), self._step)

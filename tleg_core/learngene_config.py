@@ -6,20 +6,17 @@ Torch-free; what it does is `training.learngene_run`'s business. Errors name the
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from types import UnionType
-from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
+from tleg_core.config_section import Sectioned, check_sections, read_section
 from tleg_core.description import Method, Preprocessing
 from tleg_core.errors import ConfigError
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.training_config import Augmentation, TrainingConfig, within
 from tleg_core.vit import MAX_DEPTH, VIT_SIZES, VitConfig
-
-_CHANNELS = 3  # of every picture that is trained on
 
 
 class KdNormalisation(StrEnum):
@@ -180,12 +177,33 @@ class ScheduleChoice:
                     return Spline(num_components=count)
                 case Method.STAGEWISE:
                     return Stagewise() if self.stages is None else Stagewise(stages=self.stages)
+                case _:
+                    raise ConfigError("method", f"{self.method} has no schedule that is trained")
         except ConfigError as error:
             raise ConfigError(error.field.removeprefix("schedule."), error.reason) from error
 
 
+def read_training(value: Mapping[str, Any]) -> TrainingConfig:
+    """Return the training that the sections `training` and `augmentation` say; raises `ConfigError`."""
+    training = value.get("training", {})
+    if isinstance(training, Mapping) and "augmentation" in training:
+        raise ConfigError("training.augmentation", "is a section of its own, augmentation")
+    augmentation = read_section(Augmentation, "augmentation", value.get("augmentation", {}))
+    return read_section(TrainingConfig, "training", training, augmentation=augmentation)
+
+
+def check_channels(preprocessing: Preprocessing) -> None:
+    """Raise `ConfigError` unless it is of three channels, as every picture that is trained on has."""
+    for name in ("mean", "std"):
+        if len(getattr(preprocessing, name)) != _CHANNELS:
+            raise ConfigError(f"preprocessing.{name}", f"must be {_CHANNELS} numbers, one for each channel")
+
+
+_CHANNELS = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearngeneConfig:
+class LearngeneConfig(Sectioned):
     """How a learngene is trained. The sections of its TOML file are its fields, and `augmentation` that of `training`."""
 
     training: TrainingConfig
@@ -196,9 +214,7 @@ class LearngeneConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            if len(getattr(self.preprocessing, name)) != _CHANNELS:
-                raise ConfigError(f"preprocessing.{name}", f"must be {_CHANNELS} numbers, one for each channel")
+        check_channels(self.preprocessing)
         low = self.schedule.build().min_depth
         smallest = self.depths.train if self.depths.rule is DepthRule.FIXED else self.depths.train_min
         for name, depth in (("train", smallest), ("offer_min", self.depths.offer_min)):
@@ -206,31 +222,11 @@ class LearngeneConfig:
                 raise ConfigError(f"depths.{name}", f"must be at least {low} with this schedule, not {depth}")
 
     @classmethod
-    def from_toml(cls, text: str) -> Self:
-        """Read a TOML file's text.
-
-        Raises:
-            ConfigError: It is no TOML, or a field is unknown, of another type, or outside its limits.
-        """
-        try:
-            value = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError("config", f"is no TOML: {error}") from error
-        return cls.from_json(value)
-
-    @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read `to_json`'s object; what is missing has its default. Raises as `from_toml` does."""
-        sections = {item.name for item in fields(cls)} | {"augmentation"}
-        for name in value:
-            if name not in sections:
-                raise ConfigError(str(name)[:80], f"is no section; there are {', '.join(sorted(sections))}")
-        training = value.get("training", {})
-        if isinstance(training, Mapping) and "augmentation" in training:
-            raise ConfigError("training.augmentation", "is a section of its own, augmentation")
-        augmentation = read_section(Augmentation, "augmentation", value.get("augmentation", {}))
+        check_sections(value, {item.name for item in fields(cls)} | {"augmentation"})
         return cls(
-            training=read_section(TrainingConfig, "training", training, augmentation=augmentation),
+            training=read_training(value),
             network=read_section(NetworkShape, "network", value.get("network", {})),
             schedule=read_section(ScheduleChoice, "schedule", value.get("schedule", {})),
             depths=read_section(Depths, "depths", value.get("depths", {})),
@@ -247,93 +243,6 @@ class LearngeneConfig:
                 value[section][name] = list(value[section][name])
         return value
 
-    def with_changes(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Return this configuration with some fields of some sections replaced. Raises as `from_toml` does."""
-        value = self.to_json()
-        for section, values in changes.items():
-            if not isinstance(values, Mapping):
-                raise ConfigError(str(section)[:80], "must be an object")
-            value[section] = value.get(section, {}) | dict(values)
-        return self.from_json(value)
-
-    def with_overrides(self, overrides: Iterable[str]) -> Self:
-        """Return this configuration with `section.field=value` applied, each value in TOML or, failing that, a bare word.
-
-        Raises:
-            ConfigError: One is not of that form, or names no field, or its value cannot be.
-        """
-        return self.with_changes(parse_overrides(overrides))
-
     def with_seed(self, seed: int) -> Self:
         """Return this configuration with another seed."""
         return replace(self, training=replace(self.training, seed=seed))
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the fields that `section.field=value` texts set, by section; each value in TOML or, failing that, a bare word.
-
-    Raises:
-        ConfigError: One is not of that form.
-    """
-    changes: dict[str, dict[str, Any]] = {}
-    for text in overrides:
-        place, equals, value = text.partition("=")
-        section, dot, name = place.strip().partition(".")
-        if not (equals and dot and name):
-            raise ConfigError("set", f"must be like training.epochs=3, not {text[:80]!r}")
-        changes.setdefault(section, {})[name] = _toml_value(value.strip())
-    return changes
-
-
-def _toml_value(text: str) -> Any:
-    if text == "none":
-        return None  # TOML has no null
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-_SectionT = TypeVar("_SectionT")
-
-
-def read_section(kind: type[_SectionT], section: str, value: object, **given: object) -> _SectionT:
-    """Return the dataclass `kind` from a mapping, strictly; every error is given its place."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(section, "must be a table of fields")
-    hints = get_type_hints(kind)
-    names = hints.keys() - given.keys()
-    for name in value:
-        if name not in names:
-            raise ConfigError(f"{section}.{str(name)[:80]}", f"is no field; there are {', '.join(sorted(names))}")
-    read = {name: _typed(hints[name], f"{section}.{name}", item) for name, item in value.items()}
-    try:
-        return kind(**(read | given))
-    except ConfigError as error:
-        place = error.field if error.field.partition(".")[0] == section else f"{section}.{error.field}"
-        raise ConfigError(place, error.reason) from error
-    except TypeError as error:  # a field without a default is not there
-        missing = sorted(names - read.keys())
-        raise ConfigError(section, f"lacks {', '.join(name for name in missing if f'{name!r}' in str(error))}") from error
-
-
-def _typed(hint: Any, place: str, value: object) -> Any:
-    """Return `value` as the type that a field is annotated with; raises `ConfigError` where it is of another."""
-    if get_origin(hint) in (UnionType, Union):
-        if value is None:
-            return None
-        hint = next(item for item in get_args(hint) if item is not type(None))
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(place, f"must be a list, not {str(value)[:80]!r}")
-        return tuple(_typed(get_args(hint)[0], place, item) for item in value)
-    if issubclass(hint, StrEnum):
-        if not isinstance(value, str) or value not in set(hint):
-            raise ConfigError(place, f"must be one of {', '.join(hint)}, not {str(value)[:80]!r}")
-        return hint(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise ConfigError(place, f"must be {words[hint]}, not {str(value)[:80]!r}")
-    return value

@@ -22,9 +22,10 @@ from service.cli.training_options import (
     resolve_device,
     run_folder,
 )
+from tleg_core.config_section import parse_overrides
 from tleg_core.errors import ConfigError
 from tleg_core.images import read_images
-from tleg_core.learngene_config import LearngeneConfig, parse_overrides
+from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training_recipe import read_recipe
 from tleg_core.vit import VIT_SIZES
 
@@ -145,7 +146,7 @@ def train(
                 return
             learngene.write(out)
             if test_images is not None:
-                depths = range(learngene.description.min_depth, learngene.description.max_depth + 1)
+                depths = [member.depth for member in learngene.description.design.members]
                 accuracy = tuple(measure_depths(learngene, test_images, depths=depths, device=where))
                 learngene = learngene.with_description(accuracy=accuracy)
                 learngene.write(out)

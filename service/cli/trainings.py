@@ -17,8 +17,8 @@ from service.cli.models import Url
 from service.client import Client
 from service.domain.invalid_value import invalid_value_message
 from service.domain.job import JobStatus
+from tleg_core.config_section import parse_overrides
 from tleg_core.errors import ConfigError
-from tleg_core.learngene_config import parse_overrides
 
 app = typer.Typer(no_args_is_help=True, help="Train learngenes on a server, by jobs that survive restarts.")
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from tleg_core.config_section import read_section
 from tleg_core.errors import ConfigError
-from tleg_core.learngene_config import LearngeneConfig, NetworkShape, read_section
+from tleg_core.learngene_config import LearngeneConfig, NetworkShape
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig, within
 from tleg_core.vit import MAX_DEPTH
 

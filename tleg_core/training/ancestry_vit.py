@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention, LayerScale, Mlp
+from timm.layers.attention import Attention
+from timm.layers.layer_scale import LayerScale
+from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 

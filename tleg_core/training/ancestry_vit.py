@@ -34,12 +34,10 @@ def vit_of(ancestry: AncestryModel) -> tuple[VitConfig, int]:
     Raises:
         ConfigError: It is no such network; what differs is named.
     """
+    if type(ancestry.network) is not VisionTransformer:  # a subclass computes something else
+        name = type(ancestry.network).__name__
+        raise ConfigError("ancestry", f"must be a plain vision Transformer of timm; {ancestry.card.architecture} is a {name}")
     network: Any = ancestry.network
-    if type(network) is not VisionTransformer:
-        raise ConfigError(
-            "ancestry",
-            f"must be a plain vision Transformer of timm; {ancestry.card.architecture} is a {type(network).__name__}",
-        )
     differing = _differing(network)
     if differing:
         raise ConfigError("ancestry", f"{ancestry.card.architecture} is no plain ViT: {'; '.join(differing)}")

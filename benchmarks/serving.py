@@ -30,7 +30,8 @@ from rich.table import Table
 from benchmarks.load import Download, download, post, posts
 from benchmarks.peers import empty_route_server, file_response_server, nginx_server, tleg_server
 from tleg_core.description import Description, Method, Provenance
-from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.designs.basis import Basis, basis_shapes
+from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
 from tleg_core.vit import VIT_SIZES
 
@@ -61,13 +62,11 @@ def random_learngene(path: Path, size: str = "base") -> None:
     description = Description(
         name=f"random-{size}",
         method=Method.TLEG,
-        schedule=Polynomial(),
-        config=VIT_SIZES[size],
-        trained_depth=None,
+        design=Basis(schedule=Polynomial(), config=VIT_SIZES[size], trained_depth=None),
         provenance=Provenance(data_set="none", ancestry="none", command=words, version="-", licence="CC0-1.0"),
     )
     generator = np.random.default_rng(0)
-    shapes = learngene_shapes(description.config, 2)
+    shapes = basis_shapes(description.config, 2)
     Learngene.create(
         description, {name: 0.02 * generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     ).write(path)

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from tleg_core.cost import Cost
 from tleg_core.errors import BudgetInfeasibleError, ConfigError
+from tleg_core.path import Path
 from tleg_core.recipe import Member
 
 MAX_LIMIT = 2**63 - 1
@@ -49,14 +50,14 @@ class Candidate:
         value: int = getattr(self.cost, constraint.removeprefix("max_"))
         return value
 
-    def size_order(self) -> tuple[int, int, str, int]:
+    def size_order(self) -> tuple[int, int, str, int, str]:
         """Return the place in a total order by size: parameters, MACs, and names, so that ties end alike everywhere."""
-        return self.cost.params, self.cost.macs, self.learngene, self.member.depth
+        return self.cost.params, self.cost.macs, self.learngene, *self.member.order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits that must all hold; None is no limit. `depth` is exact, the others are upper limits.
+    """Limits that must all hold; None is no limit. `depth` and `path` are exact, the others are upper limits.
 
     Args:
         depth: Blocks.
@@ -65,6 +66,7 @@ class Budget:
         max_flops: Floating-point operations for one image, 2 x MACs.
         max_weights_bytes: Bytes of the weights in the requested dtype.
         max_memory_bytes: Peak bytes at inference, weights included.
+        path: The member of a pool that runs along it, and no other.
     """
 
     depth: int | None = None
@@ -73,6 +75,7 @@ class Budget:
     max_flops: int | None = None
     max_weights_bytes: int | None = None
     max_memory_bytes: int | None = None
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         for name, limit in self.limits().items():
@@ -80,8 +83,9 @@ class Budget:
                 raise ConfigError(f"budget.{name}", f"must be a whole number from 1 to {MAX_LIMIT}, not {limit!r}")
 
     def limits(self) -> dict[str, int]:
-        """Return the limits that are set, by name."""
-        return {item.name: limit for item in fields(self) if (limit := getattr(self, item.name)) is not None}
+        """Return the limits that are set, by name: all but the path are numbers that a member has more or less of."""
+        names = (item.name for item in fields(self) if item.name != "path")
+        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
 
     def excess(self, candidate: Candidate) -> dict[str, float]:
         """Return by how much, as a fraction of the limit, the candidate breaks each limit that it breaks."""
@@ -112,10 +116,14 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
 
     Raises:
         BudgetInfeasibleError: Nothing fits; it names the binding limit and the nearest candidate.
-        ConfigError: There are no candidates at all.
+        ConfigError: There are no candidates at all, or none along the path.
     """
     if not candidates:
         raise ConfigError("learngene", "there is none to choose from")
+    if budget.path is not None:
+        candidates = [candidate for candidate in candidates if candidate.member.path == budget.path]
+        if not candidates:
+            raise ConfigError("budget.path", f"{budget.path} is no member's; `GET /learngenes/{{id}}` lists them")
     fitting = [candidate for candidate in candidates if not budget.excess(candidate)]
     if not fitting:
         raise _infeasible(budget, candidates)
@@ -141,7 +149,7 @@ def _infeasible(budget: Budget, candidates: Sequence[Candidate]) -> BudgetInfeas
     Where it breaks one limit, setting that limit to what the candidate has makes the budget feasible.
     """
 
-    def distance(candidate: Candidate) -> tuple[int, float, tuple[int, int, str, int]]:
+    def distance(candidate: Candidate) -> tuple[int, float, tuple[int, int, str, int, str]]:
         excess = budget.excess(candidate)
         return len(excess), max(excess.values()), candidate.size_order()
 

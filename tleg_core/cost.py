@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
-from tleg_core.vit import VitConfig, block_shapes, check_depth, num_elements, stem_shapes, tail_shapes
+from tleg_core.stack import Stack, stitch_shapes
+from tleg_core.vit import VitConfig, block_shapes, num_elements, stem_shapes, tail_shapes
 
 MAX_BATCH_SIZE = 65_536
 
@@ -34,43 +36,64 @@ class Cost:
 
 
 @lru_cache(maxsize=4096)
-def cost(config: VitConfig, depth: int, *, dtype: DType = DType.FLOAT32, batch_size: int = 1) -> Cost:
-    """Return the costs of the depth-`depth` network.
+def stack_cost(stack: Stack, *, dtype: DType = DType.FLOAT32, batch_size: int = 1) -> Cost:
+    """Return the costs of a network.
 
     Args:
-        config: The network.
-        depth: Its number of blocks L.
+        stack: The network.
         dtype: Element type of weights and activations, for the two byte counts.
         batch_size: Images B in one forward pass, for `memory_bytes`.
 
     Raises:
-        ConfigError: `depth` or `batch_size` is outside its limits.
+        ConfigError: `batch_size` is outside its limits.
     """
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise ConfigError("batch_size", f"must be from 1 to {MAX_BATCH_SIZE}, not {batch_size}")
-    check_depth(depth)
-    outside = num_elements(stem_shapes(config)) + num_elements(tail_shapes(config))
-    params = outside + depth * num_elements(block_shapes(config))
+    params = num_elements(stem_shapes(stack.first)) + num_elements(tail_shapes(stack.config))
+    params += sum(stage.depth * num_elements(block_shapes(stage.config)) for stage in stack.stages)
+    params += sum(num_elements(stitch_shapes(before.config, after.config)) for before, after in pairwise(stack.stages))
     weights_bytes = params * dtype.itemsize
-    activations = batch_size * _peak_activations(config, depth)
+    activations = batch_size * _peak_activations(stack)
     return Cost(
         params=params,
-        macs=_macs(config, depth),
+        macs=_macs(stack),
         weights_bytes=weights_bytes,
         memory_bytes=weights_bytes + activations * dtype.itemsize,
     )
 
 
-def _macs(config: VitConfig, depth: int) -> int:
-    """Return the MACs for one image; a block's are T (4 D^2 + 2 D M) for its linear layers and 2 T^2 D for attention."""
-    t, d, m = config.num_tokens, config.embed_dim, config.mlp_width
-    patches = config.grid_size**2 * d * config.in_chans * config.patch_size**2
-    block = t * (4 * d * d + 2 * d * m) + 2 * t * t * d
-    return patches + depth * block + d * config.num_classes
+def cost(config: VitConfig, depth: int, *, dtype: DType = DType.FLOAT32, batch_size: int = 1) -> Cost:
+    """Return the costs of the plain depth-`depth` network, as `stack_cost` does; raises `ConfigError` for a wrong depth too."""
+    return stack_cost(Stack.plain(config, depth), dtype=dtype, batch_size=batch_size)
 
 
-def _peak_activations(config: VitConfig, depth: int) -> int:
+def _macs(stack: Stack) -> int:
+    """Return the MACs for one image: a block's are T (4 D^2 + 2 D M) for its linear layers and 2 T^2 D for attention.
+
+    A stitch's are T D_before D_after.
+    """
+    first, last, t = stack.first, stack.config, stack.config.num_tokens
+    total = first.grid_size**2 * first.embed_dim * first.in_chans * first.patch_size**2 + last.embed_dim * last.num_classes
+    for stage in stack.stages:
+        d, m = stage.config.embed_dim, stage.config.mlp_width
+        total += stage.depth * (t * (4 * d * d + 2 * d * m) + 2 * t * t * d)
+    for before, after in pairwise(stack.stages):
+        total += t * before.config.embed_dim * after.config.embed_dim
+    return total
+
+
+def _peak_activations(stack: Stack) -> int:
     """Return the most elements alive at once for one image, the input included.
+
+    Each stage holds what a network of its own would, whose embedding is the tokens that the stage begins with; a stitch holds
+    the tokens before and after it, and so is never the peak.
+    """
+    image = stack.first.in_chans * stack.first.img_size**2
+    return image + max(_peak_of_stage(stage.config, stage.depth) for stage in stack.stages)
+
+
+def _peak_of_stage(config: VitConfig, depth: int) -> int:
+    """Return the most elements alive at once for one image within blocks of one width, the image aside.
 
     Three moments compete. Attention: the embedding, the block's input, its norm, queries, keys and values, the mixed values,
     the projection. MLP: the embedding, the block's input, the residual stream, its norm, and the hidden layer before and after
@@ -78,9 +101,8 @@ def _peak_activations(config: VitConfig, depth: int) -> int:
     image holds three times the tokens at most, and never is the peak.
     """
     t, d, m = config.num_tokens, config.embed_dim, config.mlp_width
-    image = config.in_chans * config.img_size**2
     behind_first = depth > 1
     attention = (7 + behind_first) * t * d
     mlp = (3 + behind_first) * t * d + 2 * t * m
     head = t * d + (config.global_pool == "avg") * d + config.num_classes
-    return image + max(attention, mlp, head)
+    return max(attention, mlp, head)

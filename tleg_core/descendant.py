@@ -13,17 +13,17 @@ from collections.abc import Iterator
 
 from tleg_core.canonical import canonical_json
 from tleg_core.errors import RangeError
-from tleg_core.family import Family, Resampled, TensorSource
+from tleg_core.family import Family
 from tleg_core.recipe import Recipe
+from tleg_core.tensor_source import Resampled, TensorSource
 from tleg_core.tensorfile import encode_header
-from tleg_core.vit import inventory
 
 BLOCK_BYTES = 512 * 1024
 
 
 def file_header(family: Family, recipe: Recipe) -> bytes:
     """Return the first bytes of the recipe's file: length, JSON header, padding."""
-    specs = inventory(family.config(num_classes=recipe.num_classes, img_size=recipe.img_size), recipe.member.depth)
+    specs = family.stack(recipe.member, num_classes=recipe.num_classes, img_size=recipe.img_size).inventory()
     metadata = {
         "format": "pt",
         "tleg.learngene": recipe.learngene,

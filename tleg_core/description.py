@@ -1,4 +1,4 @@
-"""What a learngene says of itself: its method, schedule, network, provenance and measured accuracy.
+"""What a learngene says of itself: its method, design, provenance and measured accuracy.
 
 The description travels as one JSON object in the metadata of the learngene's file. Everything is checked on construction; the
 tensors, and the digest that covers them, are `learngene`'s.
@@ -15,9 +15,16 @@ from typing import Any, Self
 import numpy as np
 
 from tleg_core.canonical import Json
+from tleg_core.designs.basis import Basis
+from tleg_core.designs.design import Design
+from tleg_core.designs.pool import Pool
+from tleg_core.designs.scratch import Scratch
 from tleg_core.errors import ConfigError
-from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise, schedule_from_json
-from tleg_core.vit import MAX_DEPTH, VitConfig
+from tleg_core.path import Path
+from tleg_core.recipe import Member
+from tleg_core.schedule import Inherited, Polynomial, Spline, Stagewise, schedule_from_json
+from tleg_core.selection import Selection
+from tleg_core.vit import VitConfig
 
 FORMAT_VERSION = 1
 
@@ -37,24 +44,37 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")  # timm's names
 
 
 class Method(StrEnum):
-    """The methods whose learngenes are a basis with a schedule."""
+    """The methods that make a learngene."""
 
     TLEG = "tleg"
     POLYNOMIAL = "polynomial"
     SPLINE = "spline"
     STAGEWISE = "stagewise"
+    LEARNGENE = "learngene"
+    """Layers of an ancestry model, chosen by a rule, among fresh ones (Heur-LG, Auto-LG)."""
+    POOL = "pool"
+    """Small networks distilled from one ancestry model, stitched."""
+    SN_NET = "sn-net"
+    """Networks trained alone, stitched."""
+    PRETRAINED = "pretrained"
+    """Networks trained alone, as they are: the expensive baseline."""
+    SCRATCH = "scratch"
+    """Nothing is stored, everything drawn: the cheap one."""
 
-    def allows(self, schedule: Schedule) -> bool:
-        """Whether `schedule` is one of this method's."""
-        match self:
-            case Method.TLEG:
-                return schedule == Polynomial(num_components=2)
-            case Method.POLYNOMIAL:
-                return isinstance(schedule, Polynomial)
-            case Method.SPLINE:
-                return isinstance(schedule, Spline)
-            case Method.STAGEWISE:
-                return isinstance(schedule, Stagewise)
+    def allows(self, design: Design) -> bool:
+        """Whether `design` is one of this method's."""
+        if isinstance(design, Basis):
+            kinds = {
+                Method.POLYNOMIAL: Polynomial,
+                Method.SPLINE: Spline,
+                Method.STAGEWISE: Stagewise,
+                Method.LEARNGENE: Inherited,
+            }
+            linear = self is Method.TLEG and design.schedule == Polynomial(num_components=2)
+            return linear or (self in kinds and isinstance(design.schedule, kinds[self]))
+        if isinstance(design, Pool):
+            return (self is Method.PRETRAINED and not design.stitches) or self in (Method.POOL, Method.SN_NET)
+        return self is Method.SCRATCH and isinstance(design, Scratch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +108,13 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """The top-1 accuracy, a fraction, of the member of one depth on so many images of one data set."""
+    """The top-1 accuracy, a fraction, of one member on so many images of one data set: of a depth, or along a path."""
 
     depth: int
     data_set: str
     top1: float
     images: int
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if not (_is_number(self.top1) and 0.0 <= self.top1 <= 1.0):
@@ -103,6 +124,28 @@ class Measurement:
         if not _is_whole(self.depth) or not isinstance(self.data_set, str):
             raise ConfigError("accuracy", "needs a whole depth and the name of a data set")
 
+    @classmethod
+    def of(cls, member: Member, *, data_set: str, top1: float, images: int) -> Self:
+        """Return the measurement of a member."""
+        return cls(depth=member.depth, path=member.path, data_set=data_set, top1=top1, images=images)
+
+    @property
+    def member(self) -> Member:
+        """The member that was measured."""
+        return Member(depth=self.depth, path=self.path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the measurement as a JSON object."""
+        return self.member.to_json() | {"data_set": self.data_set, "top1": self.top1, "images": self.images}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read `to_json`'s object; raises `ConfigError` where it is another."""
+        member_fields = {"path"} if isinstance(value, dict) and "path" in value else {"depth"}
+        known = _object(value, "accuracy", {"data_set", "top1", "images"} | member_fields)
+        member = Member.from_json({name: known.pop(name) for name in member_fields})
+        return cls.of(member, **known)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
@@ -111,44 +154,32 @@ class Description:
     Args:
         name: The learngene's id: lower-case letters, digits and single hyphens, 2 to 63 characters.
         method: The method that made it.
-        schedule: The rule that gives each layer its coefficients.
-        config: The network without its depth.
-        min_depth: The smallest depth offered.
-        max_depth: The largest depth offered.
-        trained_depth: The depth of the auxiliary model, or None where nothing was trained.
+        design: What the file holds, and which members are made of it.
         provenance: Data, ancestry model, command, version, licence.
         preprocessing: What the network expects of its input.
         class_names: The labels of the head, in order; may be empty.
         accuracy: The measured accuracy of members.
+        selection: How the layers that are inherited were chosen, where some were.
     """
 
     name: str
     method: Method
-    schedule: Schedule
-    config: VitConfig
-    min_depth: int = 1
-    max_depth: int = 12
-    trained_depth: int | None
+    design: Design
     provenance: Provenance
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: tuple[str, ...] = ()
     accuracy: tuple[Measurement, ...] = ()
+    selection: Selection | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ConfigError(
                 "name", f"must be 2 to 63 lower-case letters, digits and single inner hyphens, not {str(self.name)[:80]!r}"
             )
-        if not self.method.allows(self.schedule):
-            raise ConfigError("schedule", f"{self.schedule} is not one of method {self.method}")
-        low = self.schedule.min_depth
-        whole = _is_whole(self.min_depth) and _is_whole(self.max_depth)
-        if not (whole and low <= self.min_depth <= self.max_depth <= MAX_DEPTH):
-            raise ConfigError(
-                "depths", f"{self.min_depth!r}..{self.max_depth!r} must lie within {low}..{MAX_DEPTH}, the smaller first"
-            )
-        if self.trained_depth is not None and not (_is_whole(self.trained_depth) and 1 <= self.trained_depth <= MAX_DEPTH):
-            raise ConfigError("trained_depth", f"must be from 1 to {MAX_DEPTH}, not {self.trained_depth!r}")
+        if not self.method.allows(self.design):
+            if isinstance(self.design, Basis):
+                raise ConfigError("schedule", f"{self.design.schedule} is not one of method {self.method}")
+            raise ConfigError("method", f"{self.method} does not make a {type(self.design).__name__.lower()}")
         if self.class_names and len(self.class_names) != self.config.num_classes:
             raise ConfigError("class_names", f"{len(self.class_names)} names for {self.config.num_classes} classes")
         data_sets = (entry.data_set for entry in self.accuracy)
@@ -156,55 +187,72 @@ class Description:
             _check_text(text)
         if not len(self.preprocessing.mean) == len(self.preprocessing.std) == self.config.in_chans:
             raise ConfigError("preprocessing", f"needs {self.config.in_chans} means and stds, one for each channel")
-        if len({(entry.depth, entry.data_set) for entry in self.accuracy}) != len(self.accuracy):
+        if len({(entry.member, entry.data_set) for entry in self.accuracy}) != len(self.accuracy):
             raise ConfigError("accuracy", "names a member and a data set twice")
-        if any(not self.min_depth <= entry.depth <= self.max_depth for entry in self.accuracy):
-            raise ConfigError("accuracy", f"is of a depth that is not offered, {self.min_depth}..{self.max_depth}")
+        for entry in self.accuracy:
+            try:
+                self.design.check(entry.member)
+            except ConfigError as error:
+                raise ConfigError("accuracy", f"is of a member that is not offered: {error}") from error
+        if self.selection is not None and self.method is not Method.LEARNGENE:
+            raise ConfigError("selection", f"is not made by method {self.method}")
+
+    @property
+    def config(self) -> VitConfig:
+        """The network without its depth: the widest one, where widths change."""
+        return self.design.config
+
+    @property
+    def basis(self) -> Basis:
+        """The design, where it is a basis; raises `ConfigError` where it is another."""
+        if not isinstance(self.design, Basis):
+            raise ConfigError("learngene", f"{self.name} is of method {self.method}, which has no schedule")
+        return self.design
+
+    @property
+    def pool(self) -> Pool:
+        """The design, where it is a pool; raises `ConfigError` where it is another."""
+        if not isinstance(self.design, Pool):
+            raise ConfigError("learngene", f"{self.name} is of method {self.method}, which has no anchors")
+        return self.design
 
     def core_json(self) -> dict[str, Json]:
         """Return the part that decides descendants' weights, which the digest covers."""
-        return {
-            "format": FORMAT_VERSION,
-            "method": self.method.value,
-            "schedule": self.schedule.to_json(),
-            "config": self.config.to_json(),
-        }
+        return {"format": FORMAT_VERSION, "method": self.method.value} | self.design.core_json()
 
     def to_json(self, digest: str) -> dict[str, Json]:
         """Return the whole description as it stands in the file."""
-        return self.core_json() | {
-            "name": self.name,
-            "depths": {"min": self.min_depth, "max": self.max_depth},
-            "trained_depth": self.trained_depth,
-            "provenance": asdict(self.provenance),
-            "preprocessing": asdict(self.preprocessing),
-            "class_names": list(self.class_names),
-            "accuracy": [asdict(entry) for entry in self.accuracy],
-            "digest": digest,
-        }
+        selection = {} if self.selection is None else {"selection": self.selection.to_json()}
+        return (
+            self.core_json()
+            | self.design.rest_json()
+            | selection
+            | {
+                "name": self.name,
+                "provenance": asdict(self.provenance),
+                "preprocessing": asdict(self.preprocessing),
+                "class_names": list(self.class_names),
+                "accuracy": [entry.to_json() for entry in self.accuracy],
+                "digest": digest,
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read `to_json`'s object; a missing, extra or wrong field raises `ConfigError` naming it."""
-        known = {"format", "method", "schedule", "config", "name", "depths", "trained_depth", "provenance", "preprocessing"}
-        known |= {"class_names", "accuracy", "digest"}
+        known = {"format", "method", "name", "provenance", "preprocessing", "class_names", "accuracy", "digest"}
+        known |= _design_fields(value) | (value.keys() & {"selection"})
         for name in value.keys() ^ known:
             raise ConfigError(str(name)[:80], "is missing" if name in known else "is not a known field")
         if not _is_whole(value["format"]) or value["format"] != FORMAT_VERSION:
             raise ConfigError("format", f"is version {value['format']!r}; this version of tleg reads {FORMAT_VERSION}")
         if value["method"] not in set(Method):
             raise ConfigError("method", f"{str(value['method'])[:80]!r} is not one of {', '.join(Method)}")
-        depths = _object(value["depths"], "depths", {"min", "max"})
         preprocessing = _object(value["preprocessing"], "preprocessing", {item.name for item in fields(Preprocessing)})
-        measured = {item.name for item in fields(Measurement)}
         return cls(
             name=value["name"],
             method=Method(value["method"]),
-            schedule=schedule_from_json(value["schedule"]),
-            config=VitConfig.from_json(value["config"]),
-            min_depth=depths["min"],
-            max_depth=depths["max"],
-            trained_depth=value["trained_depth"],
+            design=_design(value),
             provenance=Provenance(**_object(value["provenance"], "provenance", {item.name for item in fields(Provenance)})),
             preprocessing=Preprocessing(
                 mean=tuple(_list(preprocessing["mean"], "preprocessing.mean")),
@@ -213,10 +261,33 @@ class Description:
                 crop_pct=preprocessing["crop_pct"],
             ),
             class_names=tuple(_list(value["class_names"], "class_names")),
-            accuracy=tuple(
-                Measurement(**_object(entry, "accuracy", measured)) for entry in _list(value["accuracy"], "accuracy")
-            ),
+            accuracy=tuple(Measurement.from_json(entry) for entry in _list(value["accuracy"], "accuracy")),
+            selection=Selection.from_json(value["selection"]) if "selection" in value else None,
         )
+
+
+def _design_fields(value: Mapping[str, Any]) -> set[str]:
+    """Return the fields in which a description says its design."""
+    if "pool" in value:
+        return {"pool"}
+    return {"config", "depths"} | (set() if value.get("method") == Method.SCRATCH else {"schedule", "trained_depth"})
+
+
+def _design(value: Mapping[str, Any]) -> Design:
+    """Return the design that a description says."""
+    if "pool" in value:
+        return Pool.from_json(value["pool"])
+    config = VitConfig.from_json(value["config"])
+    depths = _object(value["depths"], "depths", {"min", "max"})
+    if value["method"] == Method.SCRATCH:
+        return Scratch(config=config, min_depth=depths["min"], max_depth=depths["max"])
+    return Basis(
+        schedule=schedule_from_json(value["schedule"]),
+        config=config,
+        min_depth=depths["min"],
+        max_depth=depths["max"],
+        trained_depth=value["trained_depth"],
+    )
 
 
 def _check_text(text: object) -> None:

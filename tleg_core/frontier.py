@@ -14,12 +14,12 @@ def frontier(candidates: Sequence[Candidate], *, data_set: str, cost: CostName =
     """Return the candidates measured on `data_set` that are not dominated, by rising cost.
 
     One is dominated where another costs no more and is at least as accurate, and better in one of the two; of several that are
-    equal in both, the first by learngene and depth is kept.
+    equal in both, the first by learngene and member is kept.
     """
 
-    def order(candidate: Candidate) -> tuple[int, float, str, int]:
+    def order(candidate: Candidate) -> tuple[int, float, str, int, str]:
         accuracy = candidate.accuracy[data_set].top1
-        return getattr(candidate.cost, cost), -accuracy, candidate.learngene, candidate.member.depth
+        return getattr(candidate.cost, cost), -accuracy, candidate.learngene, *candidate.member.order
 
     front: list[Candidate] = []
     for candidate in sorted((item for item in candidates if data_set in item.accuracy), key=order):

@@ -1,10 +1,11 @@
 """The learngene: its tensors, its digest and its file.
 
-A learngene's file is one safetensors file. Its tensors are float32: the basis, `basis.<part>` of shape (K, ...) for each tensor
-of a block, and the tensors outside the blocks under timm's names. Its metadata holds one JSON `description`. Reading checks
-everything (names, shapes, finite values, digest); a file is read into memory, so that what was checked is what is served.
+A learngene's file is one safetensors file. Its tensors are float32 and those of its design: of a basis `basis.<part>`, shape
+(K, ...) for each tensor of a block, and what is outside the blocks under timm's names; of a pool its anchors and stitches.
+Its metadata holds one JSON `description`. Reading checks everything (names, shapes, finite values, digest); a file is read into
+memory, so that what was checked is what is served.
 
-The digest covers what decides a descendant's weights (format, method, schedule, configuration, tensors), and so not the
+The digest covers what decides a descendant's weights (format, method, design, tensors), and so not the
 provenance and the measured accuracy, which may be added later without changing any model's id.
 
 Shape legend: K components.
@@ -15,32 +16,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tleg_core.atomic_file import atomic_file
 from tleg_core.canonical import canonical_json, sha256_hex, strict_json
 from tleg_core.description import Description
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
+from tleg_core.tensor_source import Array
 from tleg_core.tensorfile import Header, encode_header, parse_header
-from tleg_core.vit import Shape, VitConfig, block_shapes, stem_shapes, tail_shapes
+from tleg_core.vit import Shape
 
 MAX_LEARNGENE_BYTES = 8 * 1024**3
 """Upper limit of a learngene's file: far above ViT-L with K = 64."""
 
-Array: TypeAlias = NDArray[np.float32]
-
 _METADATA_KEY = "tleg.learngene"
 _MESSAGE_CHARS = 300  # of what a file says, as an error repeats it: names and values in a broken file may be megabytes
-
-
-def learngene_shapes(config: VitConfig, num_components: int) -> dict[str, Shape]:
-    """Return every tensor of a learngene's file with its shape, in the file's order."""
-    basis = {f"basis.{part}": (num_components, *shape) for part, shape in block_shapes(config).items()}
-    return stem_shapes(config) | basis | tail_shapes(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +57,7 @@ class Learngene:
         return sum(tensor.size for tensor in self.tensors.values())
 
     def basis(self, part: str) -> Array:
-        """Return the K components of a block tensor, shape (K, ...)."""
+        """Return the K components of a block tensor of a basis, shape (K, ...)."""
         return self.tensors[f"basis.{part}"]
 
     def with_description(self, **changes: Any) -> Learngene:
@@ -78,7 +71,7 @@ class Learngene:
         Raises:
             LearngeneFileError: A tensor is missing, extra, of another shape or type, or not finite.
         """
-        shapes = learngene_shapes(description.config, description.schedule.num_components)
+        shapes = description.design.tensor_shapes()
         found = {name: tensor.shape for name, tensor in tensors.items()}
         _check_tensors(description.name, shapes, found)
         for name, tensor in tensors.items():
@@ -102,7 +95,7 @@ class Learngene:
         view = memoryview(content)
         header = parse_header(source, view)
         description, claimed = _read_description(source, header)
-        shapes = learngene_shapes(description.config, description.schedule.num_components)
+        shapes = description.design.tensor_shapes()
         _check_tensors(source, shapes, {name: entry.shape for name, entry in header.entries.items()})
         tensors: dict[str, Array] = {}
         position = 0

@@ -22,7 +22,7 @@ _EXAMPLE_DEPTH = 6
 def card(family: Family) -> str:
     """Return the card of a learngene and the family of models that are expanded from it."""
     learngene, description = family.learngene, family.learngene.description
-    config, provenance = description.config, description.provenance
+    config, provenance, basis = description.config, description.provenance, description.basis
     candidates = family.candidates(Variation())
     shown = _spread(candidates)
     data_sets = sorted({name for candidate in candidates for name in candidate.accuracy})
@@ -37,7 +37,7 @@ tags: [image-classification, timm, learngene]
 # {description.name}
 
 A learngene: {learngene.num_params:,} stored parameters, from which vision Transformers of every depth from
-{description.min_depth} to {description.max_depth} are expanded by arithmetic, ready to be fine-tuned. All {len(candidates)}
+{basis.min_depth} to {basis.max_depth} are expanded by arithmetic, ready to be fine-tuned. All {len(candidates)}
 together have {whole:,} parameters, {whole / learngene.num_params:.1f} times what is stored.
 
 {_facts(family)}
@@ -59,7 +59,7 @@ together have {whole:,} parameters, {whole / learngene.num_params:.1f} times wha
 | data | {plain(provenance.data_set)} |
 | ancestry model | {plain(provenance.ancestry)} |
 | training | {plain(provenance.notes)} |
-| auxiliary model | {f"depth {description.trained_depth}" if description.trained_depth else "none: nothing was trained"} |
+| auxiliary model | {f"depth {basis.trained_depth}" if basis.trained_depth else "none: nothing was trained"} |
 | licence | {plain(provenance.licence)} |
 | made with | tleg {plain(provenance.version)} |
 | digest | `{learngene.digest}` |
@@ -78,7 +78,7 @@ def _facts(family: Family) -> str:
         f"width {config.embed_dim}, {config.num_heads} heads, {config.img_size} px in patches of {config.patch_size} ({tokens})"
     )
     rows = [
-        ("method", f"`{description.method.value}`, {plain(str(description.schedule))}"),
+        ("method", f"`{description.method.value}`, {plain(str(description.design))}"),
         ("network", f"{network}, {config.num_classes:,} classes"),
         ("file", f"{len(family.learngene.content):,} bytes of safetensors, float32"),
     ]
@@ -133,7 +133,7 @@ def _measured(description: Description, shown: Sequence[Candidate], data_sets: S
 
 def _usage(description: Description) -> str:
     config, preprocessing = description.config, description.preprocessing
-    depth = min(max(_EXAMPLE_DEPTH, description.min_depth), description.max_depth)
+    depth = min(max(_EXAMPLE_DEPTH, description.basis.min_depth), description.basis.max_depth)
     arguments = ", ".join(f"{name}={value!r}" for name, value in timm_model_args(config, depth).items())
     expand = code_block(f"tleg expand {description.name}.safetensors --depth {depth} --output model.safetensors", "sh")
     load = code_block(

@@ -202,6 +202,73 @@ class Stagewise:
         return {"kind": "stagewise", "stages": list(self.stages)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """Whole layers of an ancestry model, one component each, at their relative places; the layers between them are fresh.
+
+    Sources: Learngene (arXiv 2106.06788; arXiv 2305.02279). There a person places the layers for one depth; here the k-th
+    stands at round(layers[k] * (L - 1) / (of - 1)), moved by as little as it takes for each layer to have a place of its own.
+
+    Args:
+        layers: The ancestry's layers that are inherited, from 0, ascending.
+        of: The ancestry's depth.
+    """
+
+    layers: tuple[int, ...]
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.layers) <= MAX_COMPONENTS:
+            raise ConfigError("schedule.layers", f"must be 1 to {MAX_COMPONENTS}, not {len(self.layers)}")
+        if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0 or self.layers[-1] >= self.of:
+            raise ConfigError("schedule.layers", f"must ascend from 0 to {self.of - 1} at most")
+
+    def __str__(self) -> str:
+        """Return the schedule in words."""
+        return f"layers {', '.join(map(str, self.layers))} of {self.of}, the others fresh"
+
+    @property
+    def num_components(self) -> int:
+        """K: one component a layer."""
+        return len(self.layers)
+
+    @property
+    def min_depth(self) -> int:
+        """A place for each layer."""
+        return len(self.layers)
+
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """All of them."""
+        return (1.0,) * len(self.layers)
+
+    def places(self, depth: int) -> tuple[int, ...]:
+        """Return where each inherited layer stands in a network of `depth` layers.
+
+        Raises:
+            ConfigError: There are more of them than places.
+        """
+        if depth < self.min_depth:
+            raise ConfigError("depth", f"must be at least {self.min_depth}, one layer for each inherited one, not {depth}")
+        spans = max(self.of - 1, 1)
+        places: list[int] = []
+        for index, layer in enumerate(self.layers):
+            wanted = (2 * layer * (depth - 1) + spans) // (2 * spans)  # to the nearest, a half upwards
+            lowest = places[-1] + 1 if places else 0
+            highest = depth - (len(self.layers) - index)  # leaves a place for each of those that follow
+            places.append(min(max(wanted, lowest), highest))
+        return tuple(places)
+
+    def coefficients(self, depth: int) -> Coefficients:
+        """Return one-hot rows for inherited layers, and rows of zeros for fresh ones."""
+        places = self.places(depth)
+        return tuple(tuple(float(place == layer) for place in places) for layer in range(depth))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schedule as a JSON object."""
+        return {"kind": "inherited", "layers": list(self.layers), "of": self.of}
+
+
 def schedule_from_json(value: object) -> Schedule:
     """Read a schedule from its JSON object.
 
@@ -220,8 +287,17 @@ def schedule_from_json(value: object) -> Schedule:
         case {"kind": "spline", "num_components": int(count), **rest} if not rest and not isinstance(count, bool):
             return Spline(num_components=count)
         case {"kind": "stagewise", "stages": list(stages), **rest} if not rest:
-            if any(not isinstance(length, int) or isinstance(length, bool) for length in stages):
-                raise ConfigError("schedule.stages", "must be a list of whole numbers")
-            return Stagewise(stages=tuple(stages))
+            return Stagewise(stages=_whole_numbers("stages", stages))
+        case {"kind": "inherited", "layers": list(layers), "of": int(of), **rest} if not rest and not isinstance(of, bool):
+            return Inherited(layers=_whole_numbers("layers", layers), of=of)
         case _:
-            raise ConfigError("schedule", "is of no known kind (polynomial, spline with num_components, stagewise with stages)")
+            raise ConfigError(
+                "schedule", "is of no known kind (polynomial, spline with num_components, stagewise with stages, inherited)"
+            )
+
+
+def _whole_numbers(name: str, values: list[object]) -> tuple[int, ...]:
+    numbers = tuple(value for value in values if isinstance(value, int) and not isinstance(value, bool))
+    if len(numbers) < len(values):
+        raise ConfigError(f"schedule.{name}", "must be a list of whole numbers")
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tleg_core.description import Description, Preprocessing, Provenance
+from tleg_core.designs.basis import Basis
 from tleg_core.learngene_config import DepthRule, LearngeneConfig
 
 
@@ -14,11 +15,13 @@ def describe_learngene(
     return Description(
         name=name,
         method=config.schedule.method,
-        schedule=schedule,
-        config=config.network.vit(len(class_names)),
-        min_depth=max(depths.offer_min, schedule.min_depth),
-        max_depth=depths.offer_max,
-        trained_depth=depths.train,
+        design=Basis(
+            schedule=schedule,
+            config=config.network.vit(len(class_names)),
+            min_depth=max(depths.offer_min, schedule.min_depth),
+            max_depth=depths.offer_max,
+            trained_depth=depths.train,
+        ),
         provenance=provenance,
         preprocessing=preprocessing,
         class_names=class_names,

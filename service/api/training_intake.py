@@ -18,9 +18,9 @@ from service.domain.job import Job, TrainingSpec
 from service.domain.published_learngene import RESERVED_NAMES
 from service.domain.training import provenance_of
 from service.storage.job_reader import IdempotencyKey
+from tleg_core.designs.basis import basis_shapes
 from tleg_core.errors import ConfigError
 from tleg_core.fine_tuning import AUTO, held_out_count
-from tleg_core.learngene import learngene_shapes
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.learngene_defaults import default_config
 from tleg_core.training_description import describe_learngene
@@ -141,7 +141,7 @@ def _check_description(body: TrainingBody, config: LearngeneConfig, dataset: Dat
 
 def _check_size(config: LearngeneConfig, dataset: Dataset, max_bytes: int) -> None:
     """Raise `ConfigError` where the learngene would be too large to be published."""
-    shapes = learngene_shapes(config.network.vit(len(dataset.class_names)), config.schedule.build().num_components)
+    shapes = basis_shapes(config.network.vit(len(dataset.class_names)), config.schedule.build().num_components)
     size = 4 * sum(math.prod(shape) for shape in shapes.values())  # float32
     if size > max_bytes:
         raise ConfigError("config.network", f"makes a learngene of {size:,} bytes; this server takes {max_bytes:,}")

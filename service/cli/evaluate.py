@@ -58,7 +58,7 @@ def evaluate(
     path = Path(learngene)
     if write and not path.is_file():
         raise ConfigError("write", f"{learngene} is a shipped learngene: give the path of a file")
-    chosen = parse_depths(depths, gene.description.min_depth, gene.description.max_depth)
+    chosen = parse_depths(depths, gene.description.basis.min_depth, gene.description.basis.max_depth)
     sets = [_read(source, limit, gene.description.config.img_size) for source in data]
     _check_names(data, sets)
     for images in sets:

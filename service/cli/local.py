@@ -15,6 +15,8 @@ from service.storage.learngene_registry import load_catalogue, shipped_paths
 from tleg_core.atomic_file import atomic_file
 from tleg_core.budget import Candidate, Objective
 from tleg_core.descendant import Descendant
+from tleg_core.description import Description
+from tleg_core.designs.basis import Basis
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
@@ -120,14 +122,14 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
     config, provenance = description.config, description.provenance
     facts = [
         ("name", description.name),
-        ("method", f"{description.method.value} ({description.schedule})"),
+        ("method", f"{description.method.value} ({description.design})"),
         (
             "network",
             f"width {config.embed_dim}, {config.num_heads} heads, {config.img_size} px in patches of {config.patch_size}",
         ),
         ("classes", ", ".join(description.class_names) or str(config.num_classes)),
         ("stored", f"{opened.num_params:,} parameters, {len(opened.content):,} bytes"),
-        ("trained at", f"depth {description.trained_depth}" if description.trained_depth else "not trained"),
+        ("trained at", _trained_at(description)),
         ("data set", provenance.data_set),
         ("ancestry", provenance.ancestry),
         ("command", provenance.command),
@@ -153,6 +155,13 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
             for candidate in candidates
         ],
     )
+
+
+def _trained_at(description: Description) -> str:
+    """Return the depth of the auxiliary model, where the design has one."""
+    if not isinstance(description.design, Basis):
+        return ""
+    return f"depth {description.design.trained_depth}" if description.design.trained_depth else "not trained"
 
 
 def open_learngene(name_or_path: str) -> Learngene:

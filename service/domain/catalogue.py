@@ -164,7 +164,7 @@ class Catalogue:
     def default_member(self, name: str, member: Member) -> Selection:
         """Return one member of one family as it is, nothing changed."""
         self.family(name)
-        return self.resolve(ModelRequest(learngene=name, budget=Budget(depth=member.depth)))
+        return self.resolve(ModelRequest(learngene=name, budget=Budget(depth=member.depth, path=member.path)))
 
     def _resolve(self, request: ModelRequest) -> Selection:
         """Return the best model within the request's budget.

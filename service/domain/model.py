@@ -18,7 +18,7 @@ from service.domain.dataset import Dataset
 from service.domain.errors import UnreadableRecordError
 from tleg_core.budget import Accuracy, Choice
 from tleg_core.canonical import Json, canonical_json, sha256_hex
-from tleg_core.cost import Cost, cost
+from tleg_core.cost import Cost, stack_cost
 from tleg_core.descendant import file_header
 from tleg_core.description import Preprocessing
 from tleg_core.dtype import DType
@@ -26,7 +26,8 @@ from tleg_core.errors import ConfigError
 from tleg_core.family import Family
 from tleg_core.fine_tuning import HeadStart, Start
 from tleg_core.recipe import RECIPE_FORMAT, Head, Recipe
-from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
+from tleg_core.stack import Stack
+from tleg_core.vit import VitConfig
 
 RECORD_VERSION = 1
 """Of an expanded model's record."""
@@ -203,8 +204,8 @@ class Model:
     @classmethod
     def of(cls, family: Family, recipe: Recipe) -> Self:
         """Describe a recipe's file; its costs are those of one image, whatever batch the request had in mind."""
-        config = family.config(num_classes=recipe.num_classes, img_size=recipe.img_size)
-        costs = cost(config, recipe.member.depth, dtype=recipe.dtype)
+        stack = family.stack(recipe.member, num_classes=recipe.num_classes, img_size=recipe.img_size)
+        costs = stack_cost(stack, dtype=recipe.dtype)
         return cls(
             id=recipe.model_id,
             learngene=family.name,
@@ -213,8 +214,8 @@ class Model:
             cost=costs,
             accuracy=family.accuracy_of(recipe),
             size_bytes=len(file_header(family, recipe)) + costs.weights_bytes,
-            architecture=timm_architecture(config),
-            model_args=timm_model_args(config, recipe.member.depth),
+            architecture=stack.architecture,
+            model_args=stack.model_args,
         )
 
     @classmethod
@@ -225,8 +226,7 @@ class Model:
             ConfigError: There are more classes than a network can have.
         """
         num_classes = len(fine_tuning.class_names)
-        config = base.config.with_changes(num_classes=num_classes)
-        depth = base.recipe.member.depth
+        stack = base.stack.with_changes(num_classes=num_classes)
         kept = fine_tuning.settings.get("head") == HeadStart.KEEP and num_classes == base.recipe.num_classes
         head, seed = (base.recipe.head, base.recipe.seed) if kept else (Head.ZERO, None)
         measured: dict[str, Accuracy] = {}
@@ -238,11 +238,11 @@ class Model:
             learngene=base.learngene,
             method=base.method,
             recipe=replace(base.recipe, num_classes=num_classes, head=head, seed=seed, dtype=DType.FLOAT32),
-            cost=cost(config, depth),
+            cost=stack_cost(stack),
             accuracy=measured,
             size_bytes=fine_tuning.size_bytes,
-            architecture=timm_architecture(config),
-            model_args=timm_model_args(config, depth),
+            architecture=stack.architecture,
+            model_args=stack.model_args,
             fine_tuning=fine_tuning,
         )
 
@@ -252,11 +252,14 @@ class Model:
         return ModelKind.EXPANDED if self.fine_tuning is None else ModelKind.FINE_TUNED
 
     @property
+    def stack(self) -> Stack:
+        """The network."""
+        return Stack.of(self.architecture, self.model_args, self.recipe.num_classes)
+
+    @property
     def config(self) -> VitConfig:
-        """The network without its depth."""
-        names = {item.name for item in fields(VitConfig)}
-        known = {name: value for name, value in self.model_args.items() if name in names}
-        return VitConfig(num_classes=self.recipe.num_classes, **known)
+        """The network without its depth; where widths change, that of its last stage."""
+        return self.stack.config
 
     @property
     def content_digest(self) -> str:

@@ -161,9 +161,9 @@ class _Training:
         model, images = self.trainer.result.eval(), len(self._held_out)
         measured = []
         try:
-            for depth in range(self._description.min_depth, self._description.max_depth + 1):
-                top1 = self._scores(model, depth, autocast=False).top1
-                measured.append(Measurement(depth=depth, data_set=self._data_set, top1=top1, images=images))
+            for member in self._description.design.members:
+                top1 = self._scores(model, member.depth, autocast=False).top1
+                measured.append(Measurement.of(member, data_set=self._data_set, top1=top1, images=images))
         except MeasurementStoppedError:
             if self._wish() is Wish.SAVE:
                 self.trainer.save()

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from tleg_core.description import Description, Method, Provenance
+from tleg_core.designs.basis import Basis, basis_shapes
 from tleg_core.family import Family
-from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
@@ -38,17 +39,14 @@ def exact_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def build_learngene(config: VitConfig | None = None, method: Method = Method.TLEG, **changes: Any) -> Learngene:
-    """Return a learngene of `method`, of the smallest size unless `config` is given; `changes` go to its description."""
+    """Return a learngene of `method`, of the smallest size unless `config` is given; `changes` go to basis and description."""
     config = config or VIT_SIZES["test"]
     schedule: Schedule = changes.pop("schedule", METHOD_SCHEDULES[method])
-    shapes = learngene_shapes(config, schedule.num_components)
-    fields: dict[str, Any] = {
-        "name": f"test-{method}",
-        "min_depth": schedule.min_depth,
-        "trained_depth": None,
-        "provenance": PROVENANCE,
-    }
-    description = Description(**(fields | {"method": method, "schedule": schedule, "config": config} | changes))
+    shapes = basis_shapes(config, schedule.num_components)
+    design: dict[str, Any] = {"min_depth": schedule.min_depth, "trained_depth": None}
+    design |= {name: changes.pop(name) for name in ("min_depth", "max_depth", "trained_depth") if name in changes}
+    fields: dict[str, Any] = {"name": f"test-{method}", "method": method, "provenance": PROVENANCE}
+    description = Description(design=Basis(schedule=schedule, config=config, **design), **(fields | changes))
     return Learngene.create(description, {name: exact_values(name, shape) for name, shape in shapes.items()})
 
 

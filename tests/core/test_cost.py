@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tleg_core.cost import MAX_BATCH_SIZE, cost
+from tleg_core.designs.basis import basis_shapes
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
-from tleg_core.learngene import learngene_shapes
 from tleg_core.vit import VIT_SIZES, VitConfig
 
 from .conftest import build_timm
@@ -92,7 +92,7 @@ def test_published_sizes_hold_to_the_unit(depth: int, column: int) -> None:
 @pytest.mark.parametrize(("size", "stored"), [("tiny", 1_268_392), ("small", 4_305_256), ("base", 15_687_400)])
 def test_a_learngene_stores_what_the_paper_stores(size: str, stored: int) -> None:
     """Two blocks and the fixed part: METHODS.md 1.6, to the unit."""
-    shapes = learngene_shapes(VIT_SIZES[size], 2)
+    shapes = basis_shapes(VIT_SIZES[size], 2)
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == stored
 
 

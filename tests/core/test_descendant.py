@@ -31,7 +31,7 @@ from tleg_core.learngene import Learngene
 from tleg_core.recipe import Head, Member, Recipe
 from tleg_core.vit import MAX_DEPTH, VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
-from .conftest import LearngeneFactory, build_learngene
+from .conftest import METHOD_SCHEDULES, LearngeneFactory, build_learngene
 
 TOKEN_CONFIG = VitConfig(
     embed_dim=24, num_heads=3, img_size=24, patch_size=8, num_classes=5, mlp_ratio=2.5, class_token=True, global_pool="token"
@@ -136,7 +136,7 @@ def test_the_file_is_what_plain_torch_computes(any_family: Family, head: Head, d
 
 
 @pytest.mark.parametrize("dtype", DType)
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", METHOD_SCHEDULES)
 @pytest.mark.parametrize("depth", [5, 7, 12])
 def test_every_method_is_what_plain_torch_computes(
     method: Method, depth: int, dtype: DType, make_learngene: LearngeneFactory

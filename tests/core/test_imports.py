@@ -20,7 +20,7 @@ def torch_free_modules() -> list[str]:
 def test_the_contract_lists_every_module_of_the_core() -> None:
     """No module at tleg_core's own level is left out of the import contract, and none in it is gone."""
     found = {f"tleg_core.{file.stem}" for file in (ROOT / "tleg_core").glob("*.py") if file.stem != "__init__"}
-    assert found == set(torch_free_modules())
+    assert found == {name for name in torch_free_modules() if not (ROOT / name.replace(".", "/")).is_dir()}
 
 
 def test_importing_the_core_leaves_torch_alone() -> None:

@@ -8,6 +8,7 @@ import resource
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from tleg_core.description import Measurement, Method
+from tleg_core.designs.basis import basis_shapes
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
 from tleg_core.family import Family, Variation
-from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.learngene import Learngene
 from tleg_core.recipe import Member
 from tleg_core.schedule import Polynomial
 from tleg_core.tensorfile import MAX_HEADER_BYTES
@@ -63,7 +65,7 @@ def with_number(name: str, index: int, value: float) -> bytes:
     return rebuilt(data=bytes(data))
 
 
-@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("method", METHOD_SCHEDULES)
 @pytest.mark.parametrize("class_token", [False, True])
 def test_a_learngene_survives_its_file(
     method: Method, class_token: bool, make_learngene: LearngeneFactory, tmp_path: Path
@@ -77,7 +79,7 @@ def test_a_learngene_survives_its_file(
     after = Learngene.open(path)
     assert after.description == before.description
     assert after.digest == before.digest
-    assert list(after.tensors) == list(learngene_shapes(config, METHOD_SCHEDULES[method].num_components))
+    assert list(after.tensors) == list(basis_shapes(config, METHOD_SCHEDULES[method].num_components))
     for name, tensor in before.tensors.items():
         assert tensor.tobytes() == after.tensors[name].tobytes()
     assert path.read_bytes() == bytes(before.content) == bytes(after.content)
@@ -286,8 +288,7 @@ def test_words_and_accuracy_keep_the_digest_and_weights_change_it(
         provenance=type(PROVENANCE)(data_set="a", ancestry="b", command="c", version="d", licence="e", notes="f"),
         accuracy=measured,
         class_names=tuple("abcdefghij"),
-        trained_depth=12,
-        max_depth=20,
+        design=replace(learngene.description.basis, trained_depth=12, max_depth=20),
     )
     assert same.digest == learngene.digest
     assert same.description.accuracy == measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,14 +94,14 @@ def test_a_hostile_text_stays_in_its_place(learngene: Learngene) -> None:
 
 def test_a_family_of_a_thousand_depths_has_a_table_one_can_read(learngene: Learngene) -> None:
     """Forty rows, from the first depth to the last."""
-    text = card(Family(learngene.with_description(max_depth=1000, accuracy=())))
+    text = card(Family(learngene.with_description(design=replace(learngene.description.basis, max_depth=1000), accuracy=())))
     depths = [int(row[0]) for row in rows(text) if len(row) == 4 and row[0].isdigit()]
-    assert (len(depths), depths[0], depths[-1]) == (40, learngene.description.min_depth, 1000)
+    assert (len(depths), depths[0], depths[-1]) == (40, learngene.description.basis.min_depth, 1000)
     assert depths == sorted(set(depths))
 
 
 @pytest.mark.parametrize("trained_depth", [None, 7])
 def test_an_untrained_learngene_says_so(learngene: Learngene, trained_depth: int | None) -> None:
     """A random one is not to be taken for a trained one."""
-    text = card(Family(learngene.with_description(trained_depth=trained_depth)))
+    text = card(Family(learngene.with_description(design=replace(learngene.description.basis, trained_depth=trained_depth))))
     assert ("nothing was trained" in text) == (trained_depth is None)

@@ -187,7 +187,7 @@ def test_selection_takes_the_same_channels_everywhere() -> None:
 def test_a_descendant_is_what_the_auxiliary_model_expands(method: Method) -> None:
     """The same weights as those that were trained, at another depth than the trained one."""
     gene = build_learngene(CONFIG, method)
-    model = AuxiliaryModel(CONFIG, gene.description.schedule, depth=12)
+    model = AuxiliaryModel(CONFIG, gene.description.basis.schedule, depth=12)
     model.load_learngene_tensors({name: torch.from_numpy(array.copy()) for name, array in gene.tensors.items()})
     expected = model.expand(7)
     found = descendants.initialise(gene, 7)

@@ -103,9 +103,9 @@ def test_the_shipped_learngenes_recipe_is_its_command(shipped: Description) -> N
     config = read_recipe(SHIPPED)
     assert config.network.vit(num_classes=10) == shipped.config
     assert (config.depths.train, config.depths.rule, config.schedule.build()) == (
-        shipped.trained_depth,
+        shipped.basis.trained_depth,
         "fixed",
-        shipped.schedule,
+        shipped.basis.schedule,
     )
     expected: dict[str, Any] = {"epochs": 7, "batch_size": 128, "warmup_epochs": 1, "lr": 5e-4, "weight_decay": 0.05, "seed": 0}
     assert {name: getattr(config.training, name) for name in expected} == expected

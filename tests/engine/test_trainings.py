@@ -78,7 +78,7 @@ def test_a_training_reports_accuracy_by_depth_and_stores_a_learngene_that_knows_
         == {("bands", finished.weights.images)}
     )
     assert (description.name, description.class_names, description.provenance.licence) == ("bands", CLASSES, "MIT")
-    assert (description.config.embed_dim, description.config.num_classes, description.trained_depth) == (16, 3, 4)
+    assert (description.config.embed_dim, description.config.num_classes, description.basis.trained_depth) == (16, 3, 4)
     assert description.provenance.data_set == "bands (72 images)"
     assert finished.weights.key.startswith(f"jobs/{run.job}/")
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tleg_core.description import Description, Measurement, Method, Provenance
-from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.designs.basis import Basis, basis_shapes
+from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig
 
@@ -25,15 +26,17 @@ SCHEDULES: dict[Method, Schedule] = {
 
 
 def learngene(name: str, method: Method = Method.TLEG, config: VitConfig = VIT_SIZES["test"], **fields: Any) -> Learngene:
-    """Return a learngene of random components that follow from its name; `fields` go to its description."""
+    """Return a learngene of random components that follow from its name; `fields` go to its basis and description."""
     schedule = SCHEDULES[method]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     tensors = {
         tensor: rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-        for tensor, shape in learngene_shapes(config, schedule.num_components).items()
+        for tensor, shape in basis_shapes(config, schedule.num_components).items()
     }
-    given = {"min_depth": schedule.min_depth, "trained_depth": None, "provenance": PROVENANCE} | fields
-    description = Description(name=name, method=method, schedule=schedule, config=config, **given)
+    design = {"min_depth": schedule.min_depth, "trained_depth": None}
+    design |= {field: fields.pop(field) for field in ("min_depth", "max_depth", "trained_depth") if field in fields}
+    given = {"provenance": PROVENANCE} | fields
+    description = Description(name=name, method=method, design=Basis(schedule=schedule, config=config, **design), **given)
     return Learngene.create(description, tensors)
 
 

@@ -9,8 +9,8 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tleg_core.designs.basis import basis_shapes
 from tleg_core.errors import CheckpointError
-from tleg_core.learngene import learngene_shapes
 from tleg_core.learngene_config import Distillation
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.training.auxiliary import AuxiliaryModel
@@ -74,7 +74,7 @@ def test_stored_sizes_are_the_published_ones(size: str, num_params: int) -> None
 def test_parameters_are_a_learngenes_tensors(model: AuxiliaryModel) -> None:
     """Names and shapes are those of a learngene's file."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.learngene_tensors().items()}
-    assert shapes == learngene_shapes(TINY, 2)
+    assert shapes == basis_shapes(TINY, 2)
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, Polynomial(num_components=3), Stagewise()], ids=["linear", "cubic", "stages"])

@@ -63,7 +63,7 @@ def test_training_writes_a_learngene_with_its_accuracy_at_every_depth(workshop: 
     """The file describes itself: network, provenance, classes, and a measurement for each member."""
     gene = Learngene.open(workshop / "bars.safetensors")
     description = gene.description
-    assert (description.config.embed_dim, description.config.num_heads, description.trained_depth) == (32, 4, 4)
+    assert (description.config.embed_dim, description.config.num_heads, description.basis.trained_depth) == (32, 4, 4)
     assert description.class_names == ("top", "middle", "bottom")
     assert [(entry.depth, entry.data_set, entry.images) for entry in description.accuracy] == [
         (depth, "test", 30) for depth in range(1, 13)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tleg_core.description import Description, Method, Provenance
+from tleg_core.designs.basis import Basis
 from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet, open_images, save_parquet
 from tleg_core.learngene import Learngene
@@ -32,9 +33,7 @@ def learngene(bars: ImageSet) -> Learngene:
     description = Description(
         name="bars",
         method=Method.TLEG,
-        schedule=Polynomial(num_components=2),
-        config=CONFIG,
-        trained_depth=12,
+        design=Basis(schedule=Polynomial(num_components=2), config=CONFIG, trained_depth=12),
         provenance=Provenance(data_set="bars", ancestry="none", command="test", version="0", licence="none"),
         class_names=bars.class_names,
     )

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from service.cli import evaluate
 from tests.service.commands import assert_fits
 from tleg_core.description import Description, Measurement, Method, Provenance
+from tleg_core.designs.basis import Basis, basis_shapes
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.interval import wilson
-from tleg_core.learngene import Learngene, learngene_shapes
+from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
 from tleg_core.vit import VitConfig
 
@@ -41,14 +42,11 @@ def bench(bars: ImageSet, tmp_path: Path) -> Path:
     config = VitConfig(embed_dim=32, num_heads=2, img_size=16, patch_size=8, num_classes=3)
     schedule = Polynomial(num_components=2)
     rng = np.random.default_rng(1)
-    tensors = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in learngene_shapes(config, 2).items()}
+    tensors = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in basis_shapes(config, 2).items()}
     description = Description(
         name="bars-gene",
         method=Method.TLEG,
-        schedule=schedule,
-        config=config,
-        max_depth=3,
-        trained_depth=3,
+        design=Basis(schedule=schedule, config=config, max_depth=3, trained_depth=3),
         provenance=Provenance(data_set="bars", ancestry="none", command="test", version="0", licence="none"),
         class_names=bars.class_names,
         accuracy=tuple(Measurement(depth=depth, data_set=name, top1=0.125, images=8) for name in "ab" for depth in (1, 3)),

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
-from tests.core.conftest import build_learngene
+from tests.core.conftest import METHOD_SCHEDULES, build_learngene
 from tleg_core.descendant import Descendant
 from tleg_core.description import Method
 from tleg_core.dtype import DType
@@ -31,7 +31,7 @@ def network(depth: int = 2, num_classes: int = 10) -> Network:
     return Network(architecture=timm_architecture(CONFIG), model_args=timm_model_args(CONFIG, depth), num_classes=num_classes)
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", list(METHOD_SCHEDULES))
 @pytest.mark.parametrize(
     ("variation", "head"),
     [

@@ -22,13 +22,15 @@ from tleg_core.comparison.config import Method
 from tleg_core.comparison.image_store import ImageStore, held_back
 from tleg_core.comparison.results import Result
 from tleg_core.comparison.unit import Unit, UnitKind
+from tleg_core.config_section import read_section
 from tleg_core.description import Preprocessing, Provenance
 from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet
-from tleg_core.learngene import Array, Learngene
-from tleg_core.learngene_config import Distillation, LearngeneConfig, read_section
+from tleg_core.learngene import Learngene
+from tleg_core.learngene_config import Distillation, LearngeneConfig
 from tleg_core.methods import learngene as descendants
 from tleg_core.methods import mimetic, scratch, truncation, weight_selection
+from tleg_core.tensor_source import Array
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.checkpoint import Checkpoint, read_tensors
 from tleg_core.training.distillation import distillation_loss

@@ -15,8 +15,8 @@ from tleg_core.comparison.config import ComparisonConfig, DataSource, Method, Ro
 from tleg_core.comparison.image_store import Part, Parts
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.cost import cost
+from tleg_core.designs.basis import basis_shapes
 from tleg_core.errors import ConfigError
-from tleg_core.learngene import learngene_shapes
 from tleg_core.learngene_config import DepthRule, LearngeneConfig
 from tleg_core.training_config import TrainingConfig
 from tleg_core.vit import VitConfig, num_elements
@@ -330,7 +330,7 @@ class _Planner:
             case Method.LEARNGENE:
                 assert row.learngene is not None  # noqa: S101 (a learngene's row has one)
                 vit = row.learngene.network.vit(self._vit.num_classes)
-                return num_elements(learngene_shapes(vit, row.learngene.schedule.build().num_components))
+                return num_elements(basis_shapes(vit, row.learngene.schedule.build().num_components))
 
 
 def _images_seen(training: TrainingConfig, images: int, name: str) -> int:

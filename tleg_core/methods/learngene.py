@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tleg_core.expansion import combine
-from tleg_core.learngene import Array, Learngene
+from tleg_core.learngene import Learngene
+from tleg_core.tensor_source import Array
 from tleg_core.vit import inventory
 
 
@@ -13,7 +14,7 @@ def initialise(learngene: Learngene, depth: int) -> dict[str, Array]:
     Raises:
         ConfigError: The schedule is not defined for that depth.
     """
-    rows = learngene.description.schedule.coefficients(depth)
+    rows = learngene.description.basis.schedule.coefficients(depth)
     return {
         spec.name: learngene.tensors[spec.name]
         if spec.layer is None

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tleg_core.learngene import Array
+from tleg_core.tensor_source import Array
 from tleg_core.vit import VitConfig
 
 ALPHA_QK, BETA_QK = 0.7, 0.7

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tleg_core.learngene import Array
+from tleg_core.tensor_source import Array
 from tleg_core.training.network import Network
 from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tleg_core.errors import ConfigError
-from tleg_core.learngene import Array
+from tleg_core.tensor_source import Array
 from tleg_core.vit import VitConfig, inventory
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tleg_core.errors import ConfigError
-from tleg_core.learngene import Array
+from tleg_core.tensor_source import Array
 from tleg_core.vit import VitConfig, inventory
 
 Indices = NDArray[np.int64]

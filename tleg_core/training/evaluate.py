@@ -164,8 +164,8 @@ def measure_scores(
 def auxiliary_of(learngene: Learngene) -> AuxiliaryModel:
     """Return the auxiliary model that `learngene` is the parameters of, in evaluation mode."""
     description = learngene.description
-    depth = description.trained_depth or description.max_depth
-    model = AuxiliaryModel(description.config, description.schedule, depth=depth)
+    basis = description.basis
+    model = AuxiliaryModel(basis.config, basis.schedule, depth=basis.trained_depth or basis.max_depth)
     model.load_learngene_tensors({name: torch.from_numpy(array.copy()) for name, array in learngene.tensors.items()})
     return model.eval()
 

@@ -1,4 +1,6 @@
-"""The network that is fine-tuned: plain timm, by architecture and arguments; and its weights, expanded where it computes.
+"""The network that is fine-tuned, by timm's architecture and arguments; and its weights, expanded where it computes.
+
+It is timm's plain ViT, or a stitched one, which timm knows from `stitched_vit`.
 
 A learngene's components are kept on the device, and a descendant is expanded there by the same equation as the served file, bit
 for bit on a CPU.
@@ -21,9 +23,11 @@ from torch import Tensor, nn
 from tleg_core.dtype import DType
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.expansion import combine
-from tleg_core.family import Combined, Copied, Family
+from tleg_core.family import Family
 from tleg_core.recipe import Recipe
+from tleg_core.tensor_source import Combined, Copied
 from tleg_core.tensorfile import encode_header
+from tleg_core.training import stitched_vit as _registers_with_timm  # noqa: F401
 
 _HALF = {DType.FLOAT16: torch.float16, DType.BFLOAT16: torch.bfloat16}
 
@@ -77,7 +81,7 @@ class DeviceLearngene:
         self._tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in family.learngene.tensors.items()}
 
     def expand(self, recipe: Recipe) -> dict[str, Tensor]:
-        """Return a descendant's weights by timm's names, float32 on the device, rounded as the recipe's dtype rounds them.
+        """Return a descendant's weights by name, float32 on the device, rounded as the recipe's dtype rounds them.
 
         Raises:
             ConfigError: The recipe is of another learngene.
@@ -85,10 +89,10 @@ class DeviceLearngene:
         weights: dict[str, Tensor] = {}
         for spec, source in self.family.sources(recipe):
             if isinstance(source, Combined):
-                value = combine(source.coefficients, list(self._tensors[f"basis.{spec.part}"]))
+                value = combine(source.coefficients, list(self._tensors[source.name]))
             elif isinstance(source, Copied):
-                value = self._tensors[spec.name]
-            else:  # resampled, zero or drawn: small, and made as the file's are
+                value = self._tensors[source.name]
+            else:  # resampled, constant or drawn: made as the file's are
                 value = torch.from_numpy(source.read(0, spec.size).copy()).to(self._device)
             half = _HALF.get(recipe.dtype)
             value = value if half is None else value.to(half).float()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tleg_core.description import Description, Method, Provenance
+from tleg_core.designs.basis import Basis
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.learngene import Learngene
 from tleg_core.schedule import Polynomial
@@ -86,10 +87,7 @@ def import_official(
     description = Description(
         name=name,
         method=Method.TLEG,
-        schedule=Polynomial(num_components=2),
-        config=config,
-        max_depth=max_depth,
-        trained_depth=trained_depth,
+        design=Basis(schedule=Polynomial(num_components=2), config=config, max_depth=max_depth, trained_depth=trained_depth),
         provenance=provenance,
     )
     return Learngene.create(description, {ours: tensor.float().numpy() for ours, tensor in tensors.items()})

@@ -76,7 +76,7 @@ class LearngeneResource(BaseModel):
             source=origin.source,
             published_at=origin.published_at,
             config=NetworkConfig(**description.config.to_json()),
-            trained_depth=description.trained_depth,
+            trained_depth=getattr(description.design, "trained_depth", None),
             stored_params=family.learngene.num_params,
             size_bytes=len(family.learngene.content),
             sha256=origin.sha256,

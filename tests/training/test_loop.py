@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,13 @@ from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 PLAIN = Augmentation(flip=0.0, shift=0)
 
 
-def linear_trainer(model: nn.Module, config: TrainingConfig, folder: Path, scale: float = 1.0) -> Trainer[nn.Module]:
+def linear_trainer(
+    model: nn.Module,
+    config: TrainingConfig,
+    folder: Path,
+    scale: float = 1.0,
+    gradients: Callable[[int], None] = lambda _step: None,
+) -> Trainer[nn.Module]:
     """Return a run of `model` on flattened noise images, with cross-entropy times `scale`."""
 
     def objective(batch: Batch) -> Outcome:
@@ -44,6 +51,7 @@ def linear_trainer(model: nn.Module, config: TrainingConfig, folder: Path, scale
         keeper=FolderKeeper(folder, config.checkpoint_every_steps),
         observer=Journal(folder / "journal.jsonl"),
         device=torch.device("cpu"),
+        gradients=gradients,
     )
 
 
@@ -90,6 +98,24 @@ def test_micro_batches_give_the_gradient_of_the_large_batch(tmp_path: Path) -> N
     run._update(batch)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-8)  # sums in another order
+
+
+def test_gradients_are_told_once_an_update_and_whole(tmp_path: Path) -> None:
+    """With 4 parts a batch, whoever asks is called before each update with the gradient of all of them."""
+    model = linear()
+    config = TrainingConfig(epochs=2, batch_size=32, micro_batches=4, precision=Precision.FLOAT32, augmentation=PLAIN)
+    told: list[tuple[int, float]] = []
+
+    def gradients(step: int) -> None:
+        batch = run._batch()
+        loss = nn.functional.cross_entropy(model(batch.images.flatten(1)), batch.targets)
+        assert model.weight.grad is not None
+        told.append((step, float((model.weight.grad - torch.autograd.grad(loss, model.weight)[0]).abs().max())))
+
+    run = linear_trainer(model, config, tmp_path, gradients=gradients)
+    run.run()
+    assert [step for step, _ in told] == [0, 1, 2, 3]
+    assert max(difference for _, difference in told) < 1e-6  # sums in another order
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16])

@@ -98,6 +98,8 @@ class Trainer(Generic[ModelT]):
             raise `MeasurementStoppedError`.
         wish: Says whether to stop, asked after each update; without it, SIGINT and SIGTERM do.
         processes: Those that share the run.
+        gradients: Is told, before each update, that this process's gradients of the whole batch are there, and the number of
+            updates so far; they are neither clipped nor, but in float16, scaled.
 
     Raises:
         ConfigError: The processes cannot share the batch evenly.
@@ -117,7 +119,9 @@ class Trainer(Generic[ModelT]):
         measure: Callable[[ModelT], Mapping[str, float]] | None = None,
         wish: Callable[[], Wish] | None = None,
         processes: Processes | None = None,
+        gradients: Callable[[int], None] = lambda _step: None,
     ) -> None:
+        self._gradients = gradients
         self._model, self._objective, self._batches, self._config = model, objective, batches, config
         self._keeper, self._observer, self._device, self._measure, self._wish = keeper, observer, device, measure, wish
         self._processes = processes or Processes()
@@ -211,6 +215,7 @@ class Trainer(Generic[ModelT]):
         """Take one optimiser step on the mean loss of the whole batch; in more parts if memory does not suffice."""
         while not self._computed_gradients(batch):
             self._halve_parts(len(batch))
+        self._gradients(self._step)
         self._step += 1
         self._epoch_ended = self._step % self._steps_per_epoch != 0
         self._updates.apply(self._step)

@@ -42,10 +42,14 @@ class Sectioned(ABC):
         """Return this configuration with some fields of some sections replaced. Raises as `from_toml` does."""
         value = self.to_json()
         for section, values in changes.items():
-            if not isinstance(values, Mapping):
-                raise ConfigError(str(section)[:80], "must be an object")
-            value[section] = value.get(section, {}) | dict(values)
+            value[section] = self._changed(section, value.get(section, {}), values)
         return self.from_json(value)
+
+    def _changed(self, section: str, before: Any, values: Any) -> Any:
+        """Return a section of `to_json` with some of its fields replaced."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(str(section)[:80], "must be an object")
+        return before | dict(values)
 
     def with_overrides(self, overrides: Iterable[str]) -> Self:
         """Return this configuration with `section.field=value` applied, each value in TOML or, failing that, a bare word.

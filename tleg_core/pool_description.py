@@ -62,9 +62,9 @@ def _loss(loss: Distillation) -> str:
 def _run(config: PoolConfig) -> str:
     training, augmentation = config.training, config.training.augmentation
     return (
-        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {training.epochs} epochs of batch {training.batch_size}; "
-        f"augmentation: flip {augmentation.flip}, shift {augmentation.shift} px, mixup {augmentation.mixup_alpha}, cutmix "
-        f"{augmentation.cutmix_alpha}"
+        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {training.epochs} epochs of batch "
+        f"{training.batch_size}; augmentation: flip {augmentation.flip}, shift {augmentation.shift} px, mixup "
+        f"{augmentation.mixup_alpha}, cutmix {augmentation.cutmix_alpha}"
     )
 
 

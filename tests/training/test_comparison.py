@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,16 @@ def lines_of(folder: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as the comparison's workers do: sums depend on the number of threads."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_that_stopped_within_a_unit_goes_on_from_its_checkpoint(config_file: Path, folder: Path, tmp_path: Path) -> None:
     """A learngene's training that was cut after an epoch ends in the very learngene."""
     plan = plan_of(config_file, tmp_path)

@@ -164,11 +164,10 @@ class Family:
     def _source(self, spec: TensorSpec, recipe: Recipe, grid_size: int) -> TensorSource:
         if spec.name.startswith("head.") and recipe.head is not Head.INHERIT:
             return initial(recipe.seed or 0, spec.name) if recipe.head is Head.RANDOM else Filled(0.0)
-        seed = recipe.seed or 0
-        if spec.name != "pos_embed":
-            return self._design.source(spec, recipe.member, self.learngene.tensors, seed)
-        source = self._design.source(spec, recipe.member, self.learngene.tensors, seed)
-        return Resampled(self._position, source.name, grid_size) if isinstance(source, Copied) else source
+        source = self._design.source(spec, recipe.member, self.learngene.tensors, recipe.seed or 0)
+        if spec.name == "pos_embed" and isinstance(source, Copied):
+            return Resampled(self._position, source.name, grid_size)
+        return source
 
     @property
     def _has_head(self) -> bool:

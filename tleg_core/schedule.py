@@ -25,6 +25,10 @@ MAX_COMPONENTS = 64
 class Schedule(Protocol):
     """A rule for C(L)."""
 
+    def __hash__(self) -> int:
+        """Schedules are values: rows are computed once for each."""
+        ...
+
     @property
     def num_components(self) -> int:
         """K."""

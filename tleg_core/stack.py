@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
@@ -137,26 +138,29 @@ class Stack:
 
     def inventory(self) -> tuple[TensorSpec, ...]:
         """Return every tensor in the order of the network's `state_dict()`: `stitches.{s}` is (D_{s+1}, D_s) and its bias."""
-        if self.is_plain:
-            return inventory(self.config, self.depth)
-        specs = [TensorSpec(name=name, shape=shape, layer=None, part=name) for name, shape in stem_shapes(self.first).items()]
-        layer = 0
-        for stage in self.stages:
-            for _ in range(stage.depth):
-                specs += [
-                    TensorSpec(name=f"blocks.{layer}.{part}", shape=shape, layer=layer, part=part)
-                    for part, shape in block_shapes(stage.config).items()
-                ]
-                layer += 1
-        for index, (before, after) in enumerate(pairwise(self.stages)):
-            for part, shape in stitch_shapes(before.config, after.config).items():
-                specs.append(
-                    TensorSpec(name=f"stitches.{index}.{part}", shape=shape, layer=None, part=f"stitches.{index}.{part}")
-                )
-        specs += [TensorSpec(name=name, shape=shape, layer=None, part=name) for name, shape in tail_shapes(self.config).items()]
-        return tuple(specs)
+        return _inventory(self)
 
 
 def stitch_shapes(before: VitConfig, after: VitConfig) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a stitch from one width to another."""
     return {"weight": (after.embed_dim, before.embed_dim), "bias": (after.embed_dim,)}
+
+
+@lru_cache(maxsize=32)
+def _inventory(stack: Stack) -> tuple[TensorSpec, ...]:
+    if stack.is_plain:
+        return inventory(stack.config, stack.depth)
+    specs = [TensorSpec(name=name, shape=shape, layer=None, part=name) for name, shape in stem_shapes(stack.first).items()]
+    layer = 0
+    for stage in stack.stages:
+        for _ in range(stage.depth):
+            specs += [
+                TensorSpec(name=f"blocks.{layer}.{part}", shape=shape, layer=layer, part=part)
+                for part, shape in block_shapes(stage.config).items()
+            ]
+            layer += 1
+    for index, (before, after) in enumerate(pairwise(stack.stages)):
+        for part, shape in stitch_shapes(before.config, after.config).items():
+            specs.append(TensorSpec(name=f"stitches.{index}.{part}", shape=shape, layer=None, part=f"stitches.{index}.{part}"))
+    specs += [TensorSpec(name=name, shape=shape, layer=None, part=name) for name, shape in tail_shapes(stack.config).items()]
+    return tuple(specs)

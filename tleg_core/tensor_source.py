@@ -32,7 +32,7 @@ class Combined:
 
     name: str  # of the stored tensor, (K, ...)
     coefficients: Sequence[float]
-    components: Sequence[Array]  # K flat arrays
+    components: Array  # (K, size)
 
     def read(self, start: int, stop: int) -> Array:
         """Return a slice of the combination; only the slice is computed."""

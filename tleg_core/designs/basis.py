@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tleg_core.errors import ConfigError
 from tleg_core.recipe import Member
-from tleg_core.schedule import Inherited, Schedule
+from tleg_core.schedule import Coefficients, Inherited, Schedule
 from tleg_core.stack import Stack
 from tleg_core.tensor_source import Array, Combined, Copied, TensorSource, initial
 from tleg_core.vit import MAX_DEPTH, Shape, TensorSpec, VitConfig, block_shapes, stem_shapes, tail_shapes
@@ -83,11 +84,11 @@ class Basis:
         """Return a block tensor's combination; what is outside the blocks is copied, a layer without a row drawn."""
         if spec.layer is None:
             return Copied(spec.name, tensors[spec.name].reshape(-1))
-        row = self.schedule.coefficients(member.depth)[spec.layer]
+        row = _rows(self.schedule, member.depth)[spec.layer]
         if not any(row):
             return initial(seed, spec.name)
         name = f"basis.{spec.part}"
-        return Combined(name, row, [component.reshape(-1) for component in tensors[name]])
+        return Combined(name, row, tensors[name].reshape(len(row), -1))
 
     def core_json(self) -> dict[str, Any]:
         """Return schedule and network."""
@@ -96,6 +97,11 @@ class Basis:
     def rest_json(self) -> dict[str, Any]:
         """Return the depths."""
         return {"depths": {"min": self.min_depth, "max": self.max_depth}, "trained_depth": self.trained_depth}
+
+
+@lru_cache(maxsize=256)
+def _rows(schedule: Schedule, depth: int) -> Coefficients:
+    return schedule.coefficients(depth)
 
 
 def _is_whole(value: object) -> bool:

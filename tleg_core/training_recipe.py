@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from tleg_core.errors import ConfigError
+from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene_config import LearngeneConfig
+from tleg_core.pool_config import PoolConfig
+
+AnyConfig: TypeAlias = LearngeneConfig | PoolConfig | InheritanceConfig
+"""How any learngene comes about."""
 
 _FOLDER = Path(__file__).parent / "recipes"
 _PARTS = ("Paper", "Command", "Expected", "Time")
+
+
+def config_kind(sections: Collection[str]) -> type[AnyConfig]:
+    """Return which configuration has these sections: a pool's has anchors, that of inherited layers a selection."""
+    if "anchors" in sections:
+        return PoolConfig
+    return InheritanceConfig if "selection" in sections else LearngeneConfig
+
+
+def config_from_json(value: Mapping[str, Any]) -> AnyConfig:
+    """Read the JSON object of any configuration; raises `ConfigError`."""
+    return config_kind(value).from_json(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,14 @@ What a `VitConfig` cannot say is refused by name. Two things that it cannot say 
 function: layer scale (DINOv2, DeiT-III) multiplies the rows of the layer before it, and a class token without a position
 (`no_embed_class`) has one of zeros.
 
-Shape legend: T tokens, D width.
+Shape legend: T tokens, D width, L depth.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import torch
 from timm.layers.attention import Attention
@@ -18,6 +20,7 @@ from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from tleg_core.description import Preprocessing
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.training.ancestry import AncestryModel
 from tleg_core.training.network import Network
@@ -85,6 +88,38 @@ def vit_weights(ancestry: AncestryModel) -> dict[str, Tensor]:
     weights = {spec.name: found[spec.name].clone(memory_format=torch.contiguous_format) for spec in specs}
     _check_same(ancestry, config, depth, weights)
     return weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AncestryVit:
+    """A plain ViT that computes what an ancestry model does, and how its input is made.
+
+    Args:
+        config: The network without its depth.
+        depth: L.
+        weights: By the names of `vit.inventory`, float32.
+        preprocessing: What its input is resized and normalised by.
+        identity: What tells it from another one, as JSON.
+    """
+
+    config: VitConfig
+    depth: int
+    weights: Mapping[str, Tensor]
+    preprocessing: Preprocessing
+    identity: str
+
+    def body(self) -> dict[str, Tensor]:
+        """Return its weights without the head's."""
+        return {name: tensor for name, tensor in self.weights.items() if not name.startswith("head.")}
+
+    @classmethod
+    def of(cls, ancestry: AncestryModel) -> Self:
+        """Return an ancestry model as a plain ViT, on the CPU; raises `ConfigError` where it is none."""
+        weights = {name: tensor.cpu() for name, tensor in vit_weights(ancestry).items()}
+        config, depth = vit_of(ancestry)
+        return cls(
+            config=config, depth=depth, weights=weights, preprocessing=ancestry.card.preprocessing, identity=ancestry.digest()
+        )
 
 
 def _differing(network: Any) -> list[str]:

@@ -60,6 +60,11 @@ class AncestryTeacher:
         self._device, self.precision = device, precision
 
     @property
+    def model(self) -> AncestryModel:
+        """The model, frozen."""
+        return self._model
+
+    @property
     def card(self) -> AncestryCard:
         """The model's card."""
         return self._model.card

@@ -203,6 +203,11 @@ class Description:
         return self.design.config
 
     @property
+    def trained_depth(self) -> int | None:
+        """The depth of the auxiliary model, or None where there was none."""
+        return self.design.trained_depth if isinstance(self.design, Basis) else None
+
+    @property
     def basis(self) -> Basis:
         """The design, where it is a basis; raises `ConfigError` where it is another."""
         if not isinstance(self.design, Basis):

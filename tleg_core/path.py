@@ -20,6 +20,9 @@ MAX_ANCHORS = 64
 MAX_SEGMENTS = 16
 """Segments that a path may have: a path there and back has three."""
 
+MAX_PATH_CHARS = MAX_SEGMENTS * 16
+"""Characters that a path's written form may have."""
+
 _NUMBER = r"(0|[1-9][0-9]{0,3})"  # one form for each number
 _SEGMENT = re.compile(rf"{_NUMBER}\.{_NUMBER}-{_NUMBER}")
 
@@ -76,7 +79,7 @@ class Path:
         Raises:
             ConfigError: It is not one.
         """
-        parts = text.split("_") if len(text) <= MAX_SEGMENTS * 16 else [""]
+        parts = text.split("_") if len(text) <= MAX_PATH_CHARS else [""]
         found = [_SEGMENT.fullmatch(part) for part in parts]
         segments = [Segment(*(int(number) for number in match.groups())) for match in found if match is not None]
         if len(segments) != len(parts):

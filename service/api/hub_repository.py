@@ -23,13 +23,14 @@ from service.domain.model import Model, is_model_id
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.weights import Weights
 from tleg_core.canonical import sha256_hex
-from tleg_core.errors import BudgetInfeasibleError
+from tleg_core.errors import BudgetInfeasibleError, ConfigError
+from tleg_core.path import Path
 from tleg_core.recipe import Member
 
 NAMESPACE = "tleg"
 WEIGHTS_FILE = "model.safetensors"
 
-_READABLE_NAME = re.compile(r"(?P<learngene>[a-z0-9-]{2,63})-d(?P<depth>[1-9][0-9]{0,3})")
+_READABLE_NAME = re.compile(r"(?P<learngene>[a-z0-9-]{2,63})-(?:d(?P<depth>[1-9][0-9]{0,3})|p(?P<path>[0-9._-]+))")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class HubRepository:
 
 
 async def find_model(name: str, learngenes: LearngeneRegistry, weights: Weights) -> Model:
-    """Return the model that a repository's name means: a model's id, or `<learngene>-d<depth>`.
+    """Return the model that a repository's name means: a model's id, `<learngene>-d<depth>` or `<learngene>-p<path>`.
 
     Raises:
         ModelNotFoundError: It means none.
@@ -133,10 +134,11 @@ async def find_model(name: str, learngenes: LearngeneRegistry, weights: Weights)
     if readable is None:
         raise ModelNotFoundError(name)
     try:
-        member = Member(depth=int(readable["depth"]))
+        path = readable["path"]
+        member = Member(depth=int(readable["depth"])) if path is None else Member.along(Path.parse(path))
         await learngenes.look_for(readable["learngene"])
         return learngenes.catalogue.default_member(readable["learngene"], member).model
-    except (LearngeneNotFoundError, BudgetInfeasibleError):
+    except (LearngeneNotFoundError, BudgetInfeasibleError, ConfigError):
         raise ModelNotFoundError(name) from None
 
 

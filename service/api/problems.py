@@ -132,7 +132,7 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
     extra = dict(headers or {})
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         extra.setdefault("Retry-After", str(RETRY_AFTER_S))
-    content = problem.model_dump(mode="json", exclude_none=True)
+    content = {name: value for name, value in problem.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, status_code=problem.status, media_type=PROBLEM_JSON, headers=extra)
 
 

@@ -17,6 +17,7 @@ from service.domain.model import Model, Selection, Usage
 from tleg_core.budget import Budget, Candidate, Objective, solve
 from tleg_core.canonical import sha256_hex
 from tleg_core.description import Method
+from tleg_core.designs.scratch import Scratch
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.recipe import Head, Member
@@ -144,6 +145,8 @@ class Catalogue:
     def candidates(self, request: ModelRequest | None = None) -> tuple[Candidate, ...]:
         """Return every member among which the request chooses (all without one), with its costs under the request.
 
+        Networks from scratch are an answer only to who asks for them, by method or name.
+
         Raises:
             ConfigError: No such learngene or method, or none that can be varied so.
         """
@@ -158,6 +161,10 @@ class Catalogue:
             known = ", ".join(f"{family.name} ({family.learngene.description.method})" for family in self.families)
             field_name = "learngene" if request.learngene is not None else "method"
             raise ConfigError(field_name, f"nothing served matches; there is {known or 'no learngene'}")
+        if request.learngene is None and request.method is None:
+            families = [
+                family for family in families if not isinstance(family.learngene.description.design, Scratch)
+            ] or families
         variable = self._variable(families, request.variation, head=request.head)
         return tuple(candidate for family in variable for candidate in family.candidates(request.variation))
 

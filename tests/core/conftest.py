@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from torch import nn
 
 from tleg_core.description import Description, Method, Provenance
 from tleg_core.designs.basis import Basis, basis_shapes
+from tleg_core.designs.pool import Anchor, Pool, Stitch
+from tleg_core.designs.scratch import Scratch
 from tleg_core.family import Family
 from tleg_core.learngene import Learngene
+from tleg_core.path import Path
 from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
@@ -48,6 +52,34 @@ def build_learngene(config: VitConfig | None = None, method: Method = Method.TLE
     fields: dict[str, Any] = {"name": f"test-{method}", "method": method, "provenance": PROVENANCE}
     description = Description(design=Basis(schedule=schedule, config=config, **design), **(fields | changes))
     return Learngene.create(description, {name: exact_values(name, shape) for name, shape in shapes.items()})
+
+
+TEST_POOL = Pool(
+    anchors=(
+        Anchor(name="narrow", config=VIT_SIZES["test"], depth=3),
+        Anchor(name="wide", config=replace(VIT_SIZES["test"], embed_dim=48, num_heads=3), depth=4),
+    ),
+    stitches=(
+        Stitch(source=0, target=1, joins=((0, 1),)),
+        Stitch(source=0, target=1, joins=((1, 2), (1, 3))),
+        Stitch(source=1, target=0, joins=((1, 2),)),
+    ),
+    paths=tuple(map(Path.parse, ("0.0-0_1.1-3", "0.0-1_1.2-3", "0.0-1_1.3-3", "0.0-0_1.1-1_0.2-2", "1.0-1_0.2-2"))),
+)
+"""Two anchors of widths 32 and 48 and depths 3 and 4, three stitches, one of them used twice and one leading back."""
+
+
+def build_pool(pool: Pool = TEST_POOL, method: Method = Method.POOL, **fields: Any) -> Learngene:
+    """Return a pool's learngene; `fields` go to its description."""
+    given: dict[str, Any] = {"name": f"test-{method}", "method": method, "provenance": PROVENANCE} | fields
+    tensors = {name: exact_values(name, shape) for name, shape in pool.tensor_shapes().items()}
+    return Learngene.create(Description(design=pool, **given), tensors)
+
+
+def build_scratch(config: VitConfig | None = None, **fields: Any) -> Learngene:
+    """Return a learngene of which everything is drawn."""
+    given: dict[str, Any] = {"name": "test-scratch", "method": Method.SCRATCH, "provenance": PROVENANCE} | fields
+    return Learngene.create(Description(design=Scratch(config=config or VIT_SIZES["test"]), **given), {})
 
 
 def build_timm(config: VitConfig, depth: int, *, device: str = "meta") -> nn.Module:

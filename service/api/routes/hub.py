@@ -1,6 +1,6 @@
 """The Hugging Face Hub's download routes, so that unmodified clients load models with `HF_ENDPOINT` pointing here.
 
-A repository is `tleg/<model-id>`, or `tleg/<learngene>-d<depth>` for a member as it is.
+A repository is `tleg/<model-id>`, or `tleg/<learngene>-d<depth>` for a member as it is, `tleg/<learngene>-p<path>` in a pool.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.domain.errors import ModelNotFoundError
 router = APIRouter(tags=["hub"])
 
 Namespace = Annotated[str, Path(description="Always `tleg`.")]
-Name = Annotated[str, Path(description="A model's id, or `<learngene>-d<depth>`.")]
+Name = Annotated[str, Path(description="A model's id, `<learngene>-d<depth>`, or of a pool `<learngene>-p<path>`.")]
 Revision = Annotated[str, Path(description="`main`, or the commit of 40 hex digits.")]
 
 

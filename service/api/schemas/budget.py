@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tleg_core.budget import MAX_LIMIT, Budget
 from tleg_core.cost import MAX_BATCH_SIZE
+from tleg_core.errors import ConfigError
+from tleg_core.path import MAX_PATH_CHARS, Path
 from tleg_core.vit import MAX_DEPTH
 
 Limit = Annotated[int | None, Field(default=None, strict=True, ge=1, le=MAX_LIMIT)]
+
+
+def _written_path(text: str) -> str:
+    """Return a path's written form as it is; raises where it is none."""
+    try:
+        Path.parse(text)
+    except ConfigError as error:
+        raise ValueError(error.reason) from error
+    return text
+
+
+PathText = Annotated[str, Field(max_length=MAX_PATH_CHARS), AfterValidator(_written_path)]
 
 
 class BudgetBody(BaseModel):
@@ -26,10 +40,16 @@ class BudgetBody(BaseModel):
     max_memory_bytes: Limit = Field(
         None, description="At most so many bytes at the peak of a forward pass of batch_size images, weights included."
     )
+    path: PathText | None = Field(
+        None,
+        description="Exactly the member of a pool that runs along this path.",
+        examples=["0.0-7_1.8-11"],
+    )
     batch_size: int = Field(
         1, strict=True, ge=1, le=MAX_BATCH_SIZE, description="Images in one forward pass, for max_memory_bytes."
     )
 
     def to_domain(self) -> Budget:
         """Return the core's budget."""
-        return Budget(**self.model_dump(exclude={"batch_size"}))
+        path = None if self.path is None else Path.parse(self.path)
+        return Budget(**self.model_dump(exclude={"batch_size", "path"}), path=path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
+from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields, member_fields
 from service.domain.catalogue import Origin, Source
+from tleg_core.description import Description, Method
+from tleg_core.designs.pool import Pool
 from tleg_core.family import Family, Variation
 
 
@@ -27,6 +29,23 @@ class NetworkConfig(BaseModel):
     global_pool: Literal["avg", "token"] = Field(description="How tokens become one vector, after the final norm.")
 
 
+class AnchorResource(BaseModel):
+    """One whole network of a pool."""
+
+    name: str = Field(description="What it is called within the pool.", examples=["ti"])
+    depth: int = Field(description="Number of blocks.")
+    config: NetworkConfig = Field(description="The network without its depth.")
+
+
+class SelectionResource(BaseModel):
+    """How the ancestry model's layers that are inherited were chosen."""
+
+    rule: str = Field(description="In words, enough to make the choice again from the scores.")
+    scores: list[float] = Field(description="One number for each layer of the ancestry model, from its first.")
+    chosen: list[int] = Field(description="The layers that are inherited, from 0, ascending.")
+    details: dict[str, Any] = Field(description="What the scores were made of.")
+
+
 class ProvenanceBody(BaseModel):
     """Where a learngene comes from."""
 
@@ -39,7 +58,7 @@ class ProvenanceBody(BaseModel):
 
 
 class FamilyMember(Costs, MemberReference):
-    """One member: its depth, costs and measured accuracy."""
+    """One member: its depth or path, costs and measured accuracy."""
 
     accuracy: dict[str, MeasuredAccuracy] = Field(description="Measured accuracy by data set.")
 
@@ -49,20 +68,29 @@ class LearngeneResource(BaseModel):
 
     object: Literal["learngene"] = Field("learngene", description="Always `learngene`.")
     id: str = Field(description="The learngene's name, unique on this server.", examples=["tleg-ti-fashion-mnist"])
-    method: str = Field(description="The method that made it: tleg, polynomial or stagewise.", examples=["tleg"])
+    method: str = Field(description=f"The method that made it: {', '.join(Method)}.", examples=["tleg"])
     digest: str = Field(description="sha256 of what decides its descendants' weights, 64 hex digits.")
     source: Source = Field(
         description="How it came to this server: `shipped` with the package, `configured` by the operator, or `published`."
     )
     published_at: datetime | None = Field(description="When its file was published; null where it was not.")
-    config: NetworkConfig = Field(description="The network without its depth.")
-    trained_depth: int | None = Field(description="Depth of the auxiliary model; null where nothing was trained.")
+    config: NetworkConfig = Field(description="The network without its depth; in a pool, its widest anchor.")
+    anchors: list[AnchorResource] = Field(
+        description="The whole networks of a pool, in the order that paths count them in; empty for other methods."
+    )
+    stitches: int = Field(description="Layers between the anchors of a pool; 0 for other methods.")
+    selection: SelectionResource | None = Field(
+        description="How the layers that are inherited were chosen; null where none are."
+    )
+    trained_depth: int | None = Field(description="Depth of the auxiliary model; null where there was none.")
     stored_params: int = Field(description="Parameters stored for the whole family.")
     size_bytes: int = Field(description="Bytes of the learngene's file.")
     sha256: str = Field(description="sha256 of the learngene's file, 64 hex digits; another one where more was measured.")
     class_names: list[str] = Field(description="Labels of the head, in order; may be empty.")
     provenance: ProvenanceBody = Field(description="Data, ancestry model, command, version, licence.")
-    members: list[FamilyMember] = Field(description="All members, smallest first, costs in float32 for one image.")
+    members: list[FamilyMember] = Field(
+        description="All members, by depth, or a pool's anchors and then its stitched paths; costs in float32 for one image."
+    )
     links: dict[str, str] = Field(description="Paths on this server: self, weights.")
 
     @classmethod
@@ -76,7 +104,8 @@ class LearngeneResource(BaseModel):
             source=origin.source,
             published_at=origin.published_at,
             config=NetworkConfig(**description.config.to_json()),
-            trained_depth=getattr(description.design, "trained_depth", None),
+            **_design_fields(description),
+            trained_depth=description.trained_depth,
             stored_params=family.learngene.num_params,
             size_bytes=len(family.learngene.content),
             sha256=origin.sha256,
@@ -84,7 +113,7 @@ class LearngeneResource(BaseModel):
             provenance=ProvenanceBody(**asdict(description.provenance)),
             members=[
                 FamilyMember(
-                    depth=candidate.member.depth,
+                    **member_fields(candidate.member),
                     **cost_fields(candidate.cost),
                     accuracy=MeasuredAccuracy.table(dict(candidate.accuracy)),
                 )
@@ -92,6 +121,22 @@ class LearngeneResource(BaseModel):
             ],
             links={"self": f"/learngenes/{family.name}", "weights": f"/learngenes/{family.name}/weights"},
         )
+
+
+def _design_fields(description: Description) -> dict[str, Any]:
+    """Return what some designs alone have: a pool its anchors and stitches, inherited layers their selection."""
+    pool = description.design if isinstance(description.design, Pool) else None
+    selection = description.selection
+    return {
+        "anchors": []
+        if pool is None
+        else [
+            AnchorResource(name=item.name, depth=item.depth, config=NetworkConfig(**item.config.to_json()))
+            for item in pool.anchors
+        ],
+        "stitches": 0 if pool is None else len(pool.stitches),
+        "selection": None if selection is None else SelectionResource(**selection.to_json()),
+    }
 
 
 class LearngeneList(BaseModel):

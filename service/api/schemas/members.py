@@ -8,12 +8,23 @@ from pydantic import BaseModel, Field
 
 from tleg_core.budget import Accuracy, Candidate
 from tleg_core.cost import Cost
+from tleg_core.recipe import Member
 
 
 class MemberReference(BaseModel):
     """Which member of a family."""
 
     depth: int = Field(description="Number of blocks.", examples=[6])
+    path: str | None = Field(
+        description="In a pool: which blocks of which anchors, as `0.0-7_1.8-11`: anchor 0's blocks 0 to 7, then anchor 1's "
+        "blocks 8 to 11. Null where the depth alone says which member it is.",
+        examples=[None, "0.0-7_1.8-11"],
+    )
+
+
+def member_fields(member: Member) -> dict[str, Any]:
+    """Return the fields of `MemberReference`."""
+    return {"depth": member.depth, "path": None if member.path is None else str(member.path)}
 
 
 class MeasuredAccuracy(BaseModel):
@@ -68,7 +79,7 @@ class MemberCosts(Costs, MemberIdentity):
 
     @classmethod
     def _facts(cls, candidate: Candidate) -> dict[str, Any]:
-        facts = {"learngene": candidate.learngene, "member": candidate.member.to_json()}
+        facts = {"learngene": candidate.learngene, "member": member_fields(candidate.member)}
         return facts | cost_fields(candidate.cost)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.budget import BudgetBody
 from service.api.schemas.fine_tunes import FineTuneResource, FineTuneSettingsBody, model_links
-from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields
+from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields, member_fields
 from service.api.schemas.problems import Problem
 from service.domain.catalogue import Catalogue, ModelRequest
 from service.domain.model import FineTuning, Model, ModelKind, Selection, StoredModel
@@ -61,7 +61,13 @@ class ModelRequestBody(BaseModel):
         description="Where the head's weights come from. By default inherited where the classes are the learngene's own, "
         "zero otherwise.",
     )
-    seed: int = Field(0, strict=True, ge=0, le=MAX_SEED, description="Of a random head.")
+    seed: int = Field(
+        0,
+        strict=True,
+        ge=0,
+        le=MAX_SEED,
+        description="Of what is drawn: a random head, and the layers that are fresh, where a member has such.",
+    )
     dtype: DType = Field(DType.FLOAT32, description="Element type of the weights.")
     fine_tune: FineTuneOnBody | None = Field(
         None,
@@ -155,7 +161,11 @@ class ModelResource(Costs, ModelIdentity):
         description="sha256 of the safetensors file. Null in the answer that creates a file above 32 MiB, and in lists, "
         "until it was first asked for; `GET /models/{id}` always has it."
     )
-    architecture: str = Field(description="The timm model name.", examples=["vit_tiny_patch16_224"])
+    architecture: str = Field(
+        description="The timm model name; `tleg_stitched_vit` where widths change along the path, which timm knows once "
+        "`tleg_core.training.stitched_vit` was imported.",
+        examples=["vit_tiny_patch16_224"],
+    )
     model_args: dict[str, Any] = Field(description="timm's keyword arguments beside num_classes.")
     recipe: dict[str, Any] = Field(
         description="The complete, canonical description of the file; of a fine-tuned model, of the network that training "
@@ -213,7 +223,7 @@ def _fields(model: Model) -> dict[str, Any]:
         "learngene": model.learngene,
         "learngene_digest": model.recipe.learngene,
         "method": model.method,
-        "member": model.recipe.member.to_json(),
+        "member": member_fields(model.recipe.member),
         "accuracy": MeasuredAccuracy.table(model.accuracy),
         **cost_fields(model.cost),
         "size_bytes": model.size_bytes,

@@ -16,7 +16,7 @@ from service.api.dependencies import Resources
 from service.api.learning_curve import LearningCurves
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
-from service.api.routes import datasets, fine_tunes, frontier, health, hub, learngenes, models, page, trainings
+from service.api.routes import datasets, exports, fine_tunes, frontier, health, hub, learngenes, models, page, trainings
 from service.api.upload import UploadLimits
 from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
@@ -120,7 +120,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         BodyLimit, max_bytes=settings.max_body_bytes, unlimited=[("POST", datasets.PATH), ("POST", learngenes.PATH)]
     )
     install_problem_handlers(app)
-    for resource in (models, datasets, fine_tunes, trainings, learngenes, frontier, health, hub, page):
+    for resource in (models, exports, datasets, fine_tunes, trainings, learngenes, frontier, health, hub, page):
         app.include_router(resource.router)
     install_document(app)
     return app

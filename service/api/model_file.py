@@ -1,4 +1,4 @@
-"""A model's safetensors file as a response, wherever it comes from."""
+"""A model's file as a response, wherever it comes from: its weights, or an export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.export_intake import export_file
 from service.api.file_response import ComputedFileResponse, StoredFileResponse
+from service.domain.errors import ExportFailedError
+from service.domain.job import ExportSpec, Job
 from service.domain.model import Model
 from service.storage.weights import Weights
 
@@ -42,13 +45,32 @@ async def model_file(
             immutable=immutable,
             headers=headers,
         )
-    await weights.check_stored(model.id, tuning)
+    await weights.check_stored(model.id, tuning.weights_key, tuning.size_bytes)
     return StoredFileResponse(
         request,
         size=tuning.size_bytes,
-        chunks=partial(weights.stored_chunks, model.id, tuning),
+        chunks=partial(weights.stored_chunks, model.id, tuning.weights_key),
         etag=etag,
         filename=filename,
         immutable=immutable,
         headers=headers,
+    )
+
+
+def exported_file(request: Request, weights: Weights, job: Job, spec: ExportSpec) -> Response:
+    """Return the answer to a GET or HEAD of what an export made; it may be made again, so caches ask before they use it.
+
+    Raises:
+        ExportFailedError: The job made nothing.
+    """
+    if job.result is None:
+        raise ExportFailedError(job, spec)
+    file, key = export_file(job, spec)
+    return StoredFileResponse(
+        request,
+        size=file.size_bytes,
+        chunks=partial(weights.stored_chunks, spec.model, key),
+        etag=file.sha256,
+        filename=f"{spec.model}{spec.format.suffix}",
+        immutable=False,
     )

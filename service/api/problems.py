@@ -24,6 +24,7 @@ from service.domain.errors import (
     DatasetInUseError,
     DatasetNotFoundError,
     DatasetRefusedError,
+    ExportFailedError,
     FencedError,
     IdempotencyKeyReusedError,
     JobNotFoundError,
@@ -76,6 +77,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str, str]] = {  # the status, c
     StorageFullError: (507, "storage_full", "There is no room for the upload"),
     JobNotFoundError: (404, "job_not_found", "No such job"),
     LearngeneInTrainingError: (409, "learngene_in_training", "A job trains a learngene of that name"),
+    ExportFailedError: (409, "export_failed", "The file could not be made"),
     JobStateError: (409, "job_state", "The job's status does not allow that"),
     IdempotencyKeyReusedError: (422, "idempotency_key_reused", "The Idempotency-Key came with another request before"),
     FencedError: (409, "fenced", "The attempt is no longer the job's"),
@@ -95,7 +97,7 @@ def problem_of(error: TlegError) -> Problem:
     match error:
         case DatasetRefusedError() | UploadTooLargeError():
             return problem.model_copy(update={"limit": error.limit})
-        case DatasetInUseError() | LearngeneInTrainingError():
+        case DatasetInUseError() | LearngeneInTrainingError() | ExportFailedError():
             return problem.model_copy(update={"jobs": error.jobs})
         case ConfigError():
             return problem.model_copy(update={"errors": [FieldError(field=error.field, message=error.reason)]})

@@ -10,7 +10,7 @@ from typing import Annotated, Generic, TypeVar
 import typer
 
 from service.api.schemas.fine_tunes import FineTuneList, FineTuneResource
-from service.api.schemas.jobs import JobResource
+from service.api.schemas.jobs import JobResource, RunResource
 from service.api.schemas.trainings import TrainingList, TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
@@ -135,7 +135,7 @@ def facts_before(job: JobResource) -> list[tuple[str, str]]:
     ]
 
 
-def progress_facts(job: JobResource, *, held_out: str) -> list[tuple[str, str]]:
+def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
     """Return how far any job is, and when it began and will end; `held_out` is what was measured."""
     progress = job.progress
     facts = [

@@ -21,6 +21,7 @@ TlegError
     ├── StorageFullError            there is no room for an upload
     ├── JobNotFoundError
     ├── JobStateError               the job's status does not allow that
+    ├── ExportFailedError           the job that makes the file did not
     ├── LearngeneInTrainingError    a job trains a learngene of that name
     ├── IdempotencyKeyReusedError   the key came with another request before
     ├── FencedError                 a write of an attempt that is no longer the job's
@@ -31,7 +32,7 @@ TlegError
 
 from __future__ import annotations
 
-from service.domain.job import JobKind
+from service.domain.job import ExportSpec, Job, JobKind
 from tleg_core.errors import TlegError
 
 
@@ -176,8 +177,10 @@ class JobNotFoundError(ServiceError):
         name, path, command = {
             JobKind.FINE_TUNE: ("fine-tune", "/fine-tunes", "fine-tunes"),
             JobKind.TRAINING: ("training", "/learngenes/trainings", "trainings"),
+            JobKind.EXPORT: ("export", "/exports", ""),
         }[kind]
-        super().__init__(f"there is no {name} {job_id[:80]!r}; `GET {path}` or `tleg {command} list` lists them")
+        command = f" or `tleg {command} list`" if command else ""
+        super().__init__(f"there is no {name} {job_id[:80]!r}; `GET {path}`{command} lists them")
 
 
 class JobStateError(ServiceError):
@@ -186,6 +189,16 @@ class JobStateError(ServiceError):
     def __init__(self, job_id: str, status: str, wanted: str) -> None:
         super().__init__(f"{job_id} is {status}; it cannot be {wanted}")
         self.status = status
+
+
+class ExportFailedError(ServiceError):
+    """The job that was to make the file failed, or was cancelled."""
+
+    def __init__(self, job: Job, spec: ExportSpec) -> None:
+        reason = f": {job.error.message} ({job.error.code})" if job.error is not None else ""
+        again = f'`POST /models/{spec.model}/exports` with {{"format": "{spec.format}"}} tries again'
+        super().__init__(f"{job.id} {'failed' if job.error is not None else f'was {job.status}'}{reason}; {again}")
+        self.jobs = [job.id]
 
 
 class LearngeneInTrainingError(ServiceError):

@@ -1,6 +1,7 @@
-"""The job, of either kind: what was asked for, where it stands, and which change of status is allowed.
+"""The job, of any kind: what was asked for, where it stands, and which change of status is allowed.
 
-A fine-tune makes a model of a model, a training makes a learngene; everything else about them is the same.
+A fine-tune makes a model of a model, a training makes a learngene, an export makes another file of a model; everything else
+about them is the same.
 
     queued ──▶ running ──▶ succeeded | failed
       │ ▲        │ │ ▲
@@ -20,9 +21,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias
 
-_JOB_ID = re.compile(r"(ft|lt)-[0-9a-f]{32}")
+from service.domain.export import ExportFormat
+
+_JOB_ID = re.compile(r"(ft|lt|ex)-[0-9a-f]{32}")
 
 
 class JobKind(StrEnum):
@@ -30,11 +34,12 @@ class JobKind(StrEnum):
 
     FINE_TUNE = "fine_tune"  # a model
     TRAINING = "training"  # a learngene
+    EXPORT = "export"  # a file of a model
 
     @property
     def prefix(self) -> str:
         """What the ids of these jobs begin with."""
-        return "ft-" if self is JobKind.FINE_TUNE else "lt-"
+        return {JobKind.FINE_TUNE: "ft-", JobKind.TRAINING: "lt-", JobKind.EXPORT: "ex-"}[self]
 
 
 class JobStatus(StrEnum):
@@ -84,8 +89,8 @@ def is_job_id(text: str, kind: JobKind | None = None) -> bool:
 
 
 def kind_of(job_id: str) -> JobKind:
-    """Return the kind of a job by its id; what has no form of a training's counts as a fine-tune."""
-    return JobKind.TRAINING if job_id.startswith(JobKind.TRAINING.prefix) else JobKind.FINE_TUNE
+    """Return the kind of a job by its id; what has the form of none counts as a fine-tune."""
+    return next((kind for kind in JobKind if job_id.startswith(kind.prefix)), JobKind.FINE_TUNE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +148,30 @@ class TrainingSpec:
         return int(self.settings["nproc"])
 
 
-JobSpec: TypeAlias = FineTuneSpec | TrainingSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """What was asked for of an export; it never changes.
+
+    Args:
+        model: The id of the model; it is recorded.
+        format: What to make of it.
+    """
+
+    kind: ClassVar[JobKind] = JobKind.EXPORT
+    dataset: ClassVar[str] = ""  # it needs none
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # nor has it any
+    nproc: ClassVar[int] = 1
+
+    model: str
+    format: ExportFormat
+
+    @property
+    def name(self) -> str:
+        """What is exported to what: one job at a time makes it."""
+        return f"{self.model}.{self.format}"
+
+
+JobSpec: TypeAlias = FineTuneSpec | TrainingSpec | ExportSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +192,7 @@ class Progress:
         steps: Updates in all; 0 while it is not known.
         images_per_s: Training rate of the last while; None before it is known.
         metrics: The latest of each: `train_loss`, `lr`, and on the held-out part `loss`, `top1`, `top5` of a fine-tune, `top1`
-            and `top1_depth_4` of a training.
+            and `top1_depth_4` of a training; `deviation` of an export.
         estimated_finish: When it will be done at this rate.
     """
 
@@ -188,7 +216,7 @@ class Job:
     progress: Progress
     pause_requested: bool
     error: JobError | None
-    result: str | None  # the id of the resulting model, or the digest of the resulting learngene
+    result: str | None  # the id of the resulting model, the digest of the learngene, or an export's file (`ExportFile`)
     worker: str | None  # of the running attempt
     settings_used: Mapping[str, Any] | None  # as the first attempt resolved them; every later one uses the same
     resume_key: str | None  # object key of the state from which the next attempt goes on

@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.domain.errors import CursorUnknownError, IdempotencyKeyReusedError, JobNotFoundError, UnreadableRecordError
-from service.domain.job import Job, JobCheckpoint, JobEvent, JobKind, JobStatus, is_job_id, kind_of
+from service.domain.job import ExportSpec, Job, JobCheckpoint, JobEvent, JobKind, JobStatus, is_job_id, kind_of
 from service.storage import keys
 from service.storage.job_record import job_of, time_of
 from service.storage.job_scripts import JobScripts
@@ -67,6 +67,12 @@ class JobReader:
         if before["request"] != key.request:
             raise IdempotencyKeyReusedError("the Idempotency-Key came with another request before; use a new one")
         return await self.get(before["job"])
+
+    async def find_export(self, spec: ExportSpec) -> Job | None:
+        """Return the job that last made or makes an export, if one ever did."""
+        async with redis_failures():
+            job_id = await self._redis.hget(keys.EXPORTS, spec.name)
+        return None if job_id is None else await self.get(str(job_id))
 
     async def get(self, job_id: str) -> Job:
         """Return a job; raises `JobNotFoundError`."""

@@ -1,22 +1,29 @@
 """A job's record and the fields of its hash as text, and back.
 
-A fine-tune's record has no kind, as those of before; a training's has another version, so that a server from before refuses it.
+A fine-tune's record has no kind, as those of before; another kind's has another version, so that a server from before
+refuses it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from service.domain.errors import UnreadableRecordError
-from service.domain.job import FineTuneSpec, Job, JobError, JobKind, JobSpec, JobStatus, Progress, TrainingSpec
+from service.domain.export import ExportFormat
+from service.domain.job import ExportSpec, FineTuneSpec, Job, JobError, JobKind, JobSpec, JobStatus, Progress, TrainingSpec
 
-_VERSIONS = {JobKind.FINE_TUNE: 1, JobKind.TRAINING: 2}
-_SPECS: Mapping[int, type[JobSpec]] = {1: FineTuneSpec, 2: TrainingSpec}
+
+def _export(model: str, format: str) -> ExportSpec:
+    return ExportSpec(model=model, format=ExportFormat(format))
+
+
+_VERSIONS = {JobKind.FINE_TUNE: 1, JobKind.TRAINING: 2, JobKind.EXPORT: 3}
+_SPECS: Mapping[int, Callable[..., JobSpec]] = {1: FineTuneSpec, 2: TrainingSpec, 3: _export}
 
 
 def record_text(spec: JobSpec) -> str:

@@ -3,6 +3,7 @@
 Fields of a job's hash, times in microseconds since 1970 by Redis's clock:
 
     id, record (JSON: what was asked for), model, dataset, created_at      written once; the model is a training's teacher or ''
+                            and the data set '' of an export
     learngene               the name that a training's result will have, written once
     status, attempt, deaths, started_at, finished_at
     progress, settings_used, error (JSON each), result, resume_key
@@ -37,6 +38,7 @@ from service.domain.errors import (
     UnreadableRecordError,
 )
 from service.domain.job import (
+    ExportSpec,
     Job,
     JobCheckpoint,
     JobError,
@@ -96,8 +98,15 @@ class JobStore(JobReader):
 
     # What users do.
 
-    async def create(self, spec: JobSpec, *, key: IdempotencyKey | None = None) -> tuple[Job, bool]:
+    async def create(self, spec: JobSpec, *, key: IdempotencyKey | None = None, instead_of: str = "") -> tuple[Job, bool]:
         """Record a job and queue it; return it, and whether it is new.
+
+        Of an export there is one job, however many ask at once: the one that is there is returned.
+
+        Args:
+            spec: What is asked for.
+            key: With it, the same request makes one job.
+            instead_of: The id of the export's job that another is to take the place of, where it has not happened yet.
 
         Raises:
             DatasetNotFoundError: There is no such data set.
@@ -106,9 +115,11 @@ class JobStore(JobReader):
         """
         job_id = new_job_id(spec.kind)
         model, name = (spec.teacher or "", spec.name) if isinstance(spec, TrainingSpec) else (spec.model, "")
-        more_keys = [keys.dataset(spec.dataset)] + ([keys.idempotency(key.digest)] if key else [])
+        export = spec.name if isinstance(spec, ExportSpec) else ""
+        more_keys = [keys.dataset(spec.dataset), keys.EXPORTS] + ([keys.idempotency(key.digest)] if key else [])
         request = key.request if key else ""
-        args: list[str | int] = [job_id, record_text(spec), model, spec.dataset, request, IDEMPOTENCY_S, name]
+        asked = [job_id, record_text(spec), model, spec.dataset, request]
+        args: list[str | int] = [*asked, IDEMPOTENCY_S, name, export, instead_of]
         answer = await self._scripts.run("create_job", job_id, spec.dataset, args, more_keys=more_keys)
         match answer[0]:
             case "same":
@@ -180,7 +191,7 @@ class JobStore(JobReader):
         return bool(int(await self._write_for(claim, "add_checkpoint", to_json(fields), checkpoint.epoch, to_json(facts))))
 
     async def succeed(self, claim: Claim, result: str, progress: Progress) -> Job:
-        """End the job with its result, a model's id or a learngene's digest; raises `FencedError`."""
+        """End the job with its result, a model's id, a learngene's digest or a file; raises `FencedError`."""
         return await self._end_attempt(claim, "succeed", result, progress_text(progress))
 
     async def fail(self, claim: Claim, error: JobError) -> Job:

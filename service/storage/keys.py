@@ -26,6 +26,8 @@
 | `tleg:jobs`                    | sorted set | ids of all jobs by time of creation, in microseconds           | for ever    |
 | `tleg:jobs:{status}`           | sorted set | those of one status                                            | for ever    |
 | `tleg:learngenes:in-training`  | hash       | names of learngenes that are trained now, with their jobs' ids | as the jobs |
+| `tleg:exports`                 | hash       | the job that last made or makes each export of a model, by     | for ever    |
+|                                |            | `ExportSpec.name`                                              |             |
 | `tleg:idempotency:{sha256}`    | string     | JSON: the `job` that a request made, and the request's digest  | a day       |
 | `tleg:queue:*`                 | dramatiq's | the queue; `fine-tunes` and `fine-tunes.msgs` are written by   | dramatiq's  |
 |                                |            | our scripts too, in the form of dramatiq's `dispatch.lua`      |             |
@@ -42,6 +44,7 @@ LEARNGENES_ENDING = "tleg:learngenes:ending"
 DATASETS = "tleg:datasets"
 JOBS = "tleg:jobs"
 LEARNGENES_IN_TRAINING = "tleg:learngenes:in-training"
+EXPORTS = "tleg:exports"
 DOOMED_OBJECTS = "tleg:objects:doomed"
 
 QUEUE_NAMESPACE = "tleg:queue"

@@ -1,4 +1,4 @@
-"""The object store: everything large (data sets, states of training, fine-tuned weights), through obstore.
+"""The object store: everything large (data sets, states of training, fine-tuned weights, exports), through obstore.
 
 A local folder by default; S3, GCS or Azure by URL. Keys are made of our own ids and digests only. A local object is flushed to
 the disk before its writing returns, so what Redis says of it is true after a crash of the machine.
@@ -55,6 +55,11 @@ def state_key(job_id: str, attempt: int, step: int, sha256: str) -> str:
 def trained_learngene_key(job_id: str, sha256: str) -> str:
     """Return the key of the learngene that a job trained, as long as it is not published; it goes with the job's states."""
     return f"{state_folder(job_id)}learngene-{sha256}.safetensors"
+
+
+def export_key(model_id: str, sha256: str, suffix: str) -> str:
+    """Return the key of a model's export: its sha256 too, for another attempt may make other bytes."""
+    return f"exports/{model_id}-{sha256}{suffix}"
 
 
 def state_sha256(key: str) -> str:

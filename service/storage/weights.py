@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import lru_cache
 
 from service.domain.errors import LearngeneNotLoadedError, WeightsMissingError
-from service.domain.model import FineTuning, Model
+from service.domain.model import Model
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
@@ -71,29 +71,29 @@ class Weights:
             await asyncio.to_thread(descendant.prepare)
         return descendant
 
-    async def check_stored(self, model_id: str, tuning: FineTuning) -> None:
-        """Return if a fine-tuned model's file is in the object store, whole.
+    async def check_stored(self, model_id: str, key: str, size_bytes: int) -> None:
+        """Return if a file of a model, its weights or an export, is in the object store, whole.
 
         Raises:
             WeightsMissingError: It is not.
             ObjectStoreError: The object store does not answer.
         """
         try:
-            size_bytes = await self._objects.size_async(tuning.weights_key)
+            found_bytes = await self._objects.size_async(key)
         except FileNotFoundError:
             raise WeightsMissingError(model_id) from None
-        if size_bytes != tuning.size_bytes:
+        if found_bytes != size_bytes:
             raise WeightsMissingError(model_id)
 
-    async def stored_chunks(self, model_id: str, tuning: FineTuning, start: int, stop: int) -> AsyncGenerator[memoryview]:
-        """Yield the bytes `start`..`stop` of a fine-tuned model's file, about a megabyte at a time.
+    async def stored_chunks(self, model_id: str, key: str, start: int, stop: int) -> AsyncGenerator[memoryview]:
+        """Yield the bytes `start`..`stop` of a model's file in the object store, about a megabyte at a time.
 
         Raises:
             WeightsMissingError: It is not in the object store.
             ObjectStoreError: The object store does not answer.
         """
         try:
-            async with aclosing(self._objects.chunks(tuning.weights_key, start, stop)) as chunks:
+            async with aclosing(self._objects.chunks(key, start, stop)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except FileNotFoundError:

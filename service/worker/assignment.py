@@ -15,14 +15,15 @@ from typing import Any, Final, Protocol
 from service.domain.catalogue import Catalogue
 from service.domain.dataset import Dataset
 from service.domain.errors import ObjectStoreError
-from service.domain.job import FineTuneSpec, TrainingSpec
+from service.domain.export import ExportFile
+from service.domain.job import ExportSpec, FineTuneSpec, TrainingSpec
 from service.domain.model import FineTuning, Model, Usage
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
-from service.worker.protocol import EpochDone, FineTuneRun, Finished, Run, TrainingRun, Weights
+from service.worker.protocol import EpochDone, ExportRun, FineTuneRun, Finished, Run, TrainingRun, Weights
 
 _MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # of a model, in the last epoch; the others on the held-out part
 
@@ -72,14 +73,20 @@ class Assignment(Protocol):
 async def assignment_of(claim: Claim, stores: Stores) -> Assignment:
     """Read what an attempt is to do; raises `ServiceError` where it is not to be had."""
     spec = claim.job.spec
-    dataset = (await stores.datasets.get(spec.dataset)).dataset
     match spec:
+        case ExportSpec():
+            model = await _model(spec.model, stores)
+            key = await stores.learngenes.object_key(model)
+            usage = stores.catalogue.usage(model)
+            return ExportAssignment(claim, spec=spec, model=model, learngene_key=key, usage=usage)
         case FineTuneSpec():
+            dataset = (await stores.datasets.get(spec.dataset)).dataset
             model = await _model(spec.model, stores)
             key = await stores.learngenes.object_key(model)
             usage = stores.catalogue.usage(model)
             return FineTuneAssignment(claim, stores, model=model, learngene_key=key, usage=usage, dataset=dataset)
         case TrainingSpec():
+            dataset = (await stores.datasets.get(spec.dataset)).dataset
             teacher = None if spec.teacher is None else await _model(spec.teacher, stores)
             key = None if teacher is None else await stores.learngenes.object_key(teacher)
             return TrainingAssignment(claim, stores, spec=spec, teacher=teacher, learngene_key=key, dataset=dataset)
@@ -170,6 +177,38 @@ class TrainingAssignment:
             job_id = self.claim.job.id
             publication = await self.stores.learngenes.publish(path, publication=job_id, replace=self.spec.replace)
         return publication.record.digest
+
+
+@dataclass(frozen=True, slots=True)
+class ExportAssignment:
+    """To export a model."""
+
+    claim: Claim
+    spec: ExportSpec
+    model: Model
+    learngene_key: str | None  # of the published learngene that it is expanded from
+    usage: Usage
+
+    def order(self, checkpoint_s: float) -> ExportRun:  # noqa: ARG002 (it has no states)
+        """Return the engine's order."""
+        return ExportRun(
+            job=self.claim.job.id,
+            attempt=self.claim.attempt,
+            learngene_key=self.learngene_key,
+            model=self.model.to_json(),
+            class_names=list(self.usage.class_names),
+            licence=self.usage.licence,
+            format=self.spec.format,
+        )
+
+    async def record(
+        self,
+        report: EpochDone | Finished,  # noqa: ARG002 (the file says it)
+        weights: Weights,
+        settings: Mapping[str, Any],  # noqa: ARG002
+    ) -> str:
+        """Return the file's digest and length: the job's own result is its record."""
+        return str(ExportFile(sha256=weights.sha256, size_bytes=weights.size_bytes))
 
 
 def _common(claim: Claim, dataset: Dataset, checkpoint_s: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from service.worker.protocol import ORDER, Beat, FineTuneRun, Run, Setup, Stop, TrainingRun
+from service.worker.protocol import ORDER, Beat, ExportRun, FineTuneRun, Run, Setup, Stop, TrainingRun
 from tleg_core.training.loop import Wish
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Connection:
     def _listen(self) -> None:
         while True:
             match self._read():
-                case FineTuneRun() | TrainingRun() as run:
+                case FineTuneRun() | TrainingRun() | ExportRun() as run:
                     self._stops.clear()  # of jobs that are over
                     self._runs.put(run)
                 case Stop(job=job, save=save):

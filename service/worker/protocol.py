@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from service.domain.export import ExportFormat
+
 INTERNAL_ERROR: Final = "internal_error"  # the code of a failure that has no name of its own
 
 
@@ -31,30 +33,55 @@ class Setup(_Message):
 class _Run(_Message):
     job: str
     attempt: int
+    learngene_key: str | None = None  # object key of the published learngene that the model or teacher is expanded from
+
+
+class _LongRun(_Run):
     dataset: dict[str, Any]  # `service.domain.dataset.Dataset.to_json`
     settings: dict[str, Any]
     resume_key: str | None  # object key of the state to go on from
     checkpoint_s: float
-    learngene_key: str | None = None  # object key of the published learngene that the model or teacher is expanded from
 
 
-class FineTuneRun(_Run):
+class FineTuneRun(_LongRun):
     """Fine-tune a model; `settings` are `tleg_core.fine_tuning.FineTuneSettings.to_json`."""
 
     type: Literal["fine_tune"] = "fine_tune"
     model: dict[str, Any]  # the base model's record, `service.domain.model.Model.to_json`
 
 
-class TrainingRun(_Run):
+class AnchorModel(_Message):
+    """A model that is an anchor of a pool."""
+
+    name: str  # the anchor's
+    model: dict[str, Any]  # the record
+    learngene_key: str | None  # object key of the published learngene that it is expanded from
+
+
+class TrainingRun(_LongRun):
     """Train a learngene; `settings` are as `service.domain.job.TrainingSpec` has them."""
 
     type: Literal["train"] = "train"
     name: str  # of the learngene
     licence: str
-    teacher: dict[str, Any] | None  # the record of the model whose outputs are distilled
+    teacher: dict[str, Any] | None  # the record of the model that is learned from
+    anchors: list[AnchorModel] = []  # models that are a pool's anchors
 
 
-Run: TypeAlias = FineTuneRun | TrainingRun
+class ExportRun(_Run):
+    """Export a model."""
+
+    type: Literal["export"] = "export"
+    model: dict[str, Any]  # the model's record
+    class_names: list[str]  # in label order; none where they have no names
+    licence: str
+    format: ExportFormat
+
+
+LongRun: TypeAlias = FineTuneRun | TrainingRun
+"""What has states from which another attempt goes on."""
+
+Run: TypeAlias = LongRun | ExportRun
 
 
 class Stop(_Message):
@@ -65,9 +92,11 @@ class Stop(_Message):
     save: bool
 
 
-Order: TypeAlias = Annotated[Setup | FineTuneRun | TrainingRun | Stop, Field(discriminator="type")]
-ORDER: TypeAdapter[Setup | FineTuneRun | TrainingRun | Stop] = TypeAdapter(Order)
-RUN: TypeAdapter[FineTuneRun | TrainingRun] = TypeAdapter(Annotated[FineTuneRun | TrainingRun, Field(discriminator="type")])
+Order: TypeAlias = Annotated[Setup | FineTuneRun | TrainingRun | ExportRun | Stop, Field(discriminator="type")]
+ORDER: TypeAdapter[Setup | FineTuneRun | TrainingRun | ExportRun | Stop] = TypeAdapter(Order)
+RUN: TypeAdapter[FineTuneRun | TrainingRun | ExportRun] = TypeAdapter(
+    Annotated[FineTuneRun | TrainingRun | ExportRun, Field(discriminator="type")]
+)
 
 
 class Ready(_Message):
@@ -125,7 +154,7 @@ class Saved(_Message):
 
 
 class Finished(_Message):
-    """Training is done; `weights` are a model's, or a learngene's file."""
+    """The job is done; `weights` are a model's, or a learngene's file, or an export."""
 
     type: Literal["finished"] = "finished"
     job: str
@@ -160,12 +189,12 @@ class Note(_Message):
 
 
 class Weights(_Message):
-    """A safetensors file in the object store."""
+    """A file in the object store: safetensors, or an export."""
 
     key: str
     sha256: str
     size_bytes: int
-    images: int  # in the held-out part
+    images: int = 0  # in the held-out part
 
 
 EpochDone.model_rebuild()

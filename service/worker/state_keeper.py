@@ -8,7 +8,7 @@ import time
 
 from service.domain.errors import ObjectDamagedError, ObjectStoreError
 from service.storage.object_store import state_key, state_sha256
-from service.worker.protocol import Note, Run, Saved
+from service.worker.protocol import LongRun, Note, Saved
 from service.worker.run_reporter import Report
 from service.worker.workbench import Workbench
 from tleg_core.errors import CheckpointError
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class StateKeeper:
     """Keeps the states of one attempt in the object store."""
 
-    def __init__(self, run: Run, bench: Workbench, report: Report) -> None:
+    def __init__(self, run: LongRun, bench: Workbench, report: Report) -> None:
         self._run, self._bench, self._report = run, bench, report
         self._path = bench.work_dir / "state.safetensors"
         self._saved_s = time.monotonic()

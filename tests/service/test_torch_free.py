@@ -19,7 +19,8 @@ from tests.service.server import ServerProcess
 
 def test_importing_the_application_leaves_torch_out() -> None:
     """Neither torch nor anything that loads it is among the modules, with every route and the command that serves."""
-    code = "import sys, service.api.app, service.cli.serve; print({'torch', 'torchvision', 'timm'} & sys.modules.keys())"
+    left_out = {"torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime"}
+    code = f"import sys, service.api.app, service.cli.serve; print({left_out} & sys.modules.keys())"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
 
@@ -43,6 +44,7 @@ def test_a_server_that_was_asked_everything_has_no_torch_mapped(server: ServerPr
     dataset = http.post("/datasets", files={"file": ("images.zip", two_classes())}).json()["id"]
     job = http.post("/fine-tunes", json={"model": model["id"], "dataset": dataset}).json()["id"]
     training = http.post("/learngenes/trainings", json={"name": "trained", "dataset": dataset}).json()["id"]
+    export = http.post(f"/models/{model['id']}/exports", json={"format": "onnx"}).json()["id"]
     published = tiny.learngene("torch-free")
     assert http.post("/learngenes", content=bytes(published.content)).status_code == 201
     values = {
@@ -55,7 +57,8 @@ def test_a_server_that_was_asked_everything_has_no_torch_mapped(server: ServerPr
         "{file}": "model.safetensors",
     }
     for path, methods in http.get("/openapi.json").json()["paths"].items():
-        values["{job_id}"] = training if path.startswith("/learngenes/trainings/") else job
+        jobs = {"/learngenes/trainings/": training, "/exports/": export}
+        values["{job_id}"] = next((known for prefix, known in jobs.items() if path.startswith(prefix)), job)
         address = re.sub(r"\{\w+\}", lambda found: values[found[0]], path)
         if "get" in methods:
             assert http.get(address).status_code == 200, path
@@ -67,4 +70,4 @@ def test_a_server_that_was_asked_everything_has_no_torch_mapped(server: ServerPr
     assert http.delete(f"/datasets/{dataset}").status_code == 204
     maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "/python" in maps
-    assert not [line for line in maps.splitlines() if "torch" in line]
+    assert not [line for line in maps.splitlines() if "torch" in line or "onnx" in line]

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api.dependencies import AfterQuery, LimitQuery, ResourcesDep
+from service.api.export_intake import find_export
 from service.api.idempotency import IdempotencyHeader, idempotency_key
-from service.api.job_routes import ACCEPTED_HEADERS, accepted_headers
-from service.api.model_file import model_file
+from service.api.job_routes import ACCEPTED_HEADERS, accepted, accepted_headers
+from service.api.model_file import exported_file, model_file
 from service.api.model_intake import take_model_request
 from service.api.problems import problem_of
+from service.api.schemas.exports import ExportBody, ExportResource
 from service.api.schemas.files import file_responses
 from service.api.schemas.models import (
     BatchBody,
@@ -26,11 +28,19 @@ from service.api.schemas.models import (
 )
 from service.api.schemas.problems import problem_responses
 from service.api.timm_config import timm_config
+from service.domain.export import WeightsFormat
+from service.domain.job import ExportSpec
 from service.domain.model import ModelKind
 from tleg_core.errors import TlegError
 
 router = APIRouter(prefix="/models", tags=["models"])
 
+_WEIGHTS_ANSWERS: dict[int | str, dict[str, Any]] = file_responses() | {
+    202: {"model": ExportResource, "description": "A worker makes the file; this is the job.", "headers": ACCEPTED_HEADERS},
+    **problem_responses(409, 422),
+}
+
+FormatQuery = Annotated[WeightsFormat, Query(alias="format", description="The form of the file.")]
 ModelId = Annotated[str, Path(description="The model's id, `m-` and 32 hex digits.")]
 KindQuery = Annotated[ModelKind | None, Query(description="Only models of this kind.")]
 DryRun = Annotated[bool, Query(description="Only say what one would get; nothing is recorded.")]
@@ -107,13 +117,49 @@ async def get_model(resources: ResourcesDep, model_id: ModelId) -> ModelResource
     return resource
 
 
-@router.head("/{model_id}/weights", summary="Size and ETag of a model's file", responses=file_responses())
-@router.get("/{model_id}/weights", summary="Download a model", responses=file_responses(), response_class=Response)
-async def download_model(request: Request, resources: ResourcesDep, model_id: ModelId) -> Response:
-    """Return the safetensors file, whole or the range asked for; an expanded one is computed on the way out."""
+@router.head("/{model_id}/weights", summary="Size and ETag of a model's file", responses=_WEIGHTS_ANSWERS)
+@router.get("/{model_id}/weights", summary="Download a model", responses=_WEIGHTS_ANSWERS, response_class=Response)
+async def download_model(
+    *, request: Request, resources: ResourcesDep, model_id: ModelId, weights_format: FormatQuery = WeightsFormat.SAFETENSORS
+) -> Response:
+    """Return the safetensors file, whole or the range asked for; an expanded one is computed on the way out.
+
+    ONNX and `torch.export` programs are made by a worker when they are first asked for, and kept: until then the answer is 202
+    with the job. Where that failed the answer is 409, and `POST /models/{id}/exports` tries again.
+    """
     model = await resources.weights.find(model_id)
-    filename = f"{model.id}.safetensors"
-    return await model_file(request, resources.weights, model, etag=model.content_digest, filename=filename, immutable=True)
+    export_format = weights_format.export
+    if export_format is None:
+        filename = f"{model.id}.safetensors"
+        return await model_file(request, resources.weights, model, etag=model.content_digest, filename=filename, immutable=True)
+    job = await find_export(resources, model, export_format)
+    if not job.status.is_terminal:
+        return accepted(ExportResource.of(job))
+    return exported_file(request, resources.weights, job, ExportSpec(model=model.id, format=export_format))
+
+
+@router.post(
+    "/{model_id}/exports",
+    status_code=202,
+    summary="Export a model",
+    response_model=ExportResource,
+    responses={
+        200: {"model": ExportResource, "description": "The file is there already, and `result` describes it."},
+        202: {"headers": ACCEPTED_HEADERS},
+        **problem_responses(400, 404, 413, 422, 503),
+    },
+)
+async def export_model(resources: ResourcesDep, model_id: ModelId, body: ExportBody) -> Response:
+    """Make a file of a model that runs without this package, unless it is there or being made; try again what failed.
+
+    A worker exports the network in float32, with the weights as the model's dtype rounded them, and keeps the file if its
+    logits are those of the network.
+    """
+    job = await find_export(resources, await resources.weights.find(model_id), body.format, again=True)
+    resource = ExportResource.of(job)
+    if resource.is_terminal:
+        return Response(resource.model_dump_json(), media_type=JSONResponse.media_type)
+    return accepted(resource)
 
 
 @router.get("/{model_id}/config.json", summary="timm's configuration of a model", responses=problem_responses(404, 503))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from service.api.schemas.budget import BudgetBody
-from service.api.schemas.jobs import JobResource, common_fields, job_links
+from service.api.schemas.jobs import RunResource, job_links, run_fields
 from service.domain.errors import JobNotFoundError
 from service.domain.job import FineTuneSpec, Job, JobCheckpoint, JobKind
 from tleg_core.budget import Objective
@@ -166,7 +166,7 @@ class FineTuneResult(BaseModel):
     links: dict[str, str] = Field(description="Paths on this server: self, weights, config, and the Hub repository's name.")
 
 
-class FineTuneResource(JobResource):
+class FineTuneResource(RunResource):
     """A fine-tuning job."""
 
     object: Literal["fine_tune"] = Field("fine_tune", description="Always `fine_tune`.")
@@ -194,7 +194,7 @@ class FineTuneResource(JobResource):
             raise JobNotFoundError(job.id, JobKind.FINE_TUNE)
         settings = job.settings_used or spec.settings
         return cls(
-            **common_fields(job, epochs=settings["epochs"]),
+            **run_fields(job, epochs=settings["epochs"]),
             model=spec.model,
             settings=dict(settings),
             requested_settings=dict(spec.requested),

@@ -1,4 +1,4 @@
-"""Jobs on the wire, of either kind: what their resources have in common, and their events."""
+"""Jobs on the wire, of any kind: what their resources have in common, and their events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.domain.job import Job, JobEvent, JobKind, JobStatus, kind_of
 
-JOB_PATHS = {JobKind.FINE_TUNE: "/fine-tunes", JobKind.TRAINING: "/learngenes/trainings"}
+JOB_PATHS = {JobKind.FINE_TUNE: "/fine-tunes", JobKind.TRAINING: "/learngenes/trainings", JobKind.EXPORT: "/exports"}
 """Where the jobs of each kind are."""
 
 _ORDERS = ("events", "cancel", "pause", "resume")
@@ -18,11 +18,16 @@ _ORDERS = ("events", "cancel", "pause", "resume")
 class JobProgress(BaseModel):
     """How far the job is."""
 
-    fraction: float = Field(description="Updates done of all, from 0 to 1.", examples=[0.25])
+    fraction: float = Field(description="Steps done of all, from 0 to 1.", examples=[0.25])
+    step: int = Field(description="Steps done: of a training, updates.")
+    steps: int | None = Field(description="Steps in all; null until the first attempt has started.")
+
+
+class RunProgress(JobProgress):
+    """How far a training is."""
+
     epoch: int = Field(description="Epochs done.")
     epochs: int = Field(description="Epochs in all.")
-    step: int = Field(description="Updates done.")
-    steps: int | None = Field(description="Updates in all; null until the first attempt has started.")
 
 
 class JobFailure(BaseModel):
@@ -40,10 +45,7 @@ class JobResource(BaseModel):
     status: JobStatus = Field(description="queued, running, paused, cancelling, or how it ended: succeeded, failed, cancelled.")
     attempt: int = Field(description="How often a worker took it; above 1 after a pause, or where a worker ended.")
     pause_requested: bool = Field(description="Whether it is running and will be paused as soon as its state is saved.")
-    dataset: str = Field(description="The id of the data set.")
     progress: JobProgress = Field(description="How far it is.")
-    images_per_s: float | None = Field(description="Training images a second, lately; null while it does not run.")
-    metrics: dict[str, float] = Field(description="The latest numbers.")
     created_at: datetime = Field(description="When it was accepted.")
     started_at: datetime | None = Field(description="When the first attempt began.")
     finished_at: datetime | None = Field(description="When it ended.")
@@ -57,6 +59,15 @@ class JobResource(BaseModel):
         return self.status.is_terminal
 
 
+class RunResource(JobResource):
+    """A job that trains."""
+
+    dataset: str = Field(description="The id of the data set.")
+    progress: RunProgress = Field(description="How far it is.")
+    images_per_s: float | None = Field(description="Training images a second, lately; null while it does not run.")
+    metrics: dict[str, float] = Field(description="The latest numbers.")
+
+
 def job_path(job_id: str) -> str:
     """Return a job's path, which follows from its id."""
     return f"{JOB_PATHS[kind_of(job_id)]}/{job_id}"
@@ -68,27 +79,35 @@ def job_links(job_id: str, *more: str) -> dict[str, str]:
     return {"self": path} | {name: f"{path}/{name}" for name in (*_ORDERS, *more)}
 
 
-def common_fields(job: Job, *, epochs: int) -> dict[str, Any]:
-    """Return what the resources of both kinds say of a job, but for its links."""
-    progress = job.progress
-    running = job.status in (JobStatus.RUNNING, JobStatus.CANCELLING)
+def common_fields(job: Job) -> dict[str, Any]:
+    """Return what the resources of all kinds say of a job, but for its links."""
     return {
         "id": job.id,
         "status": job.status,
         "attempt": job.attempt,
         "pause_requested": job.pause_requested,
-        "dataset": job.spec.dataset,
-        "progress": JobProgress(
-            fraction=_fraction(job), epoch=progress.epoch, epochs=epochs, step=progress.step, steps=progress.steps or None
-        ),
-        "images_per_s": progress.images_per_s if running else None,
-        "metrics": dict(progress.metrics),
+        "progress": JobProgress(fraction=_fraction(job), step=job.progress.step, steps=job.progress.steps or None),
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "estimated_finish_at": progress.estimated_finish if running else None,
+        "estimated_finish_at": job.progress.estimated_finish if _is_held(job) else None,
         "error": None if job.error is None else JobFailure(code=job.error.code, message=job.error.message),
     }
+
+
+def run_fields(job: Job, *, epochs: int) -> dict[str, Any]:
+    """Return what the resources of the kinds that train say of a job, but for its links."""
+    common, progress = common_fields(job), job.progress
+    return common | {
+        "dataset": job.spec.dataset,
+        "progress": RunProgress(**common["progress"].model_dump(), epoch=progress.epoch, epochs=epochs),
+        "images_per_s": progress.images_per_s if _is_held(job) else None,
+        "metrics": dict(progress.metrics),
+    }
+
+
+def _is_held(job: Job) -> bool:
+    return job.status in (JobStatus.RUNNING, JobStatus.CANCELLING)
 
 
 def _fraction(job: Job) -> float:

@@ -57,7 +57,9 @@ class Problem(BaseModel):
         "the limit that the upload breaks, where it is one.",
     )
     jobs: list[str] | None = Field(
-        None, description="dataset_in_use: some of the jobs that need it. learngene_in_training: the job that trains it."
+        None,
+        description="dataset_in_use: some of the jobs that need it. learngene_in_training: the job that trains it. "
+        "export_failed: the job that was to make the file.",
     )
     required: int | None = Field(None, description="budget_infeasible: what the nearest member has, in the limit's unit.")
     exceeded: dict[str, ExceededLimit] | None = Field(

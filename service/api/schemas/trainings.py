@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.jobs import JobResource, common_fields, job_links
+from service.api.schemas.jobs import RunResource, job_links, run_fields
 from service.domain.errors import JobNotFoundError
 from service.domain.job import Job, JobKind, TrainingSpec
 from tleg_core.fine_tuning import MAX_NPROC
@@ -81,7 +81,7 @@ class TrainingResult(BaseModel):
     links: dict[str, str] = Field(description="Paths on this server: self and weights.")
 
 
-class TrainingResource(JobResource):
+class TrainingResource(RunResource):
     """A job that trains a learngene."""
 
     object: Literal["training"] = Field("training", description="Always `training`.")
@@ -120,7 +120,7 @@ class TrainingResource(JobResource):
             links["teacher"] = f"/models/{spec.teacher}"
         path = f"/learngenes/{spec.name}"
         return cls(
-            **common_fields(job, epochs=config["training"]["epochs"]),
+            **run_fields(job, epochs=config["training"]["epochs"]),
             name=spec.name,
             teacher=spec.teacher,
             licence=spec.licence,

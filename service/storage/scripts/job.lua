@@ -3,7 +3,7 @@
 -- KEYS[2]   stream      its events
 -- KEYS[3]   list        the queue: ids of messages, in the form of dramatiq's dispatch.lua
 -- KEYS[4]   hash        the queue's messages by id, likewise
--- KEYS[5]   set         the jobs that use the job's data set and have not ended
+-- KEYS[5]   set         the jobs that use the job's data set and have not ended; of no data set, it is empty
 -- KEYS[6]   sorted set  all jobs by time of creation
 -- KEYS[7]   hash        names of learngenes in training, each with its job's id
 -- KEYS[8…]  sorted set  the jobs of each status, in the order of ARGV[1]

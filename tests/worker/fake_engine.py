@@ -19,17 +19,19 @@ from enum import IntEnum
 from pathlib import Path
 
 from service.domain.errors import ObjectStoreError
-from service.storage.object_store import ObjectStore, state_key, trained_learngene_key, weights_key
+from service.storage.object_store import ObjectStore, export_key, state_key, trained_learngene_key, weights_key
 from service.worker.protocol import (
     INTERNAL_ERROR,
     ORDER,
     Beat,
     EpochDone,
+    ExportRun,
     Failed,
     FineTuneRun,
     Finished,
     Note,
     Ready,
+    Run,
     Saved,
     Setup,
     Started,
@@ -63,7 +65,7 @@ class FakeEngine:
     def __init__(self, path: str) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
-        self._orders: queue.Queue[FineTuneRun | TrainingRun | Stop] = queue.Queue()
+        self._orders: queue.Queue[Run | Stop] = queue.Queue()
         self._silent = False
         lines = self._connection.makefile("rb")
         setup = ORDER.validate_json(lines.readline())
@@ -78,7 +80,9 @@ class FakeEngine:
         self._send(Ready(device="none"))
         while True:
             order = self._orders.get()
-            if not isinstance(order, Stop):
+            if isinstance(order, ExportRun):
+                self._export(order)
+            elif not isinstance(order, Stop):
                 self._run(order)
 
     def _listen(self, lines: object) -> None:
@@ -135,6 +139,21 @@ class FakeEngine:
                 self._send(EpochDone(job=job, epoch=step // 10, step=step, metrics=metrics, weights=weights))
         metrics = {"loss": 2 / steps, "top1": 0.5, "top5": 0.9}
         self._send(Finished(job=job, epoch=epochs, step=steps, metrics=metrics, weights=self._weights(run, steps)))
+
+    def _export(self, run: ExportRun) -> None:
+        self._send(Started(job=run.job, settings={}, steps=2))
+        for step in (1, 2):
+            time.sleep(10 * STEP_S)
+            self._send(Stepped(job=run.job, epoch=0, step=step, steps=2, images_per_s=None, metrics={}))
+            if self._asked() is not None:
+                self._send(Stopped(job=run.job))
+                return
+        content = f"{run.model['id']} as {run.format}".encode()
+        digest = hashlib.sha256(content).hexdigest()
+        key = export_key(run.model["id"], digest, run.format.suffix)
+        self._put(key, content)
+        weights = Weights(key=key, sha256=digest, size_bytes=len(content))
+        self._send(Finished(job=run.job, epoch=0, step=2, metrics={"deviation": 0.5}, weights=weights))
 
     def _asked(self) -> Stop | None:
         asked = None

@@ -66,6 +66,13 @@ def draw_tasks(labels: npt.NDArray[np.int64], *, num_tasks: int, classes_per_tas
     return tasks
 
 
+def whole_task(data: ImageSource) -> ClassTask:
+    """Return all classes and images as one task."""
+    labels = np.ascontiguousarray(data.labels, dtype=np.int64)
+    rows = np.arange(len(data), dtype=np.int64)
+    return ClassTask(number=0, classes=tuple(range(len(data.class_names))), rows=rows, labels=labels)
+
+
 class TaskBatches:
     """The batches of each task of a sequence, from pixels that are read once for all of them.
 

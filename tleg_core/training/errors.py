@@ -6,7 +6,8 @@
     ├── TrainingDivergedError       the loss is not finite; the last checkpoint stands
     ├── TrainingMemoryError         one image at a time does not fit the device's memory
     ├── ImageWorkerError            a process that makes images ready has died
-    └── ProcessLostError            another of the processes that share the run has ended
+    ├── ProcessLostError            another of the processes that share the run has ended
+    └── ExportError                 a network cannot be exported, or the file computes something else
 
 Wrong settings are `ConfigError`, unusable files `CheckpointError`, both of `tleg_core.errors`.
 """
@@ -40,6 +41,22 @@ class ImageWorkerError(TlegError):
 
 class ProcessLostError(TlegError):
     """Another process of this run has ended, so this one ends too; with --resume the run goes on from its last checkpoint."""
+
+
+class ExportError(TlegError):
+    """A network cannot be exported, or its file computes something else.
+
+    Attributes:
+        kind: `program` or `onnx`.
+        reason: What is wrong.
+        deviation: The largest deviation of the file's logits from the network's, where that is the reason.
+    """
+
+    def __init__(self, kind: str, reason: str, *, deviation: float | None = None) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason
+        self.deviation = deviation
 
 
 def is_out_of_memory(error: BaseException) -> bool:

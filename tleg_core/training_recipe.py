@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tleg_core.config_section import read_toml
 from tleg_core.errors import ConfigError
 from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene_config import LearngeneConfig
@@ -92,10 +93,22 @@ def recipe_text(name: str) -> str:
         raise ConfigError("recipe", f"{name!r} is neither a readable file nor one of {', '.join(names)}") from error
 
 
-def read_recipe(name: str) -> LearngeneConfig:
-    """Return a recipe's configuration.
+def read_recipe(name: str) -> AnyConfig:
+    """Return a recipe's configuration, of the kind that its sections say.
 
     Raises:
         ConfigError: There is no such recipe, or a field of it is wrong.
     """
-    return LearngeneConfig.from_toml(recipe_text(name))
+    return config_from_json(read_toml(recipe_text(name)))
+
+
+def learngene_recipe(name: str) -> LearngeneConfig:
+    """Return the configuration of a recipe that trains one auxiliary model.
+
+    Raises:
+        ConfigError: There is no such recipe, a field of it is wrong, or it is of another kind.
+    """
+    config = read_recipe(name)
+    if not isinstance(config, LearngeneConfig):
+        raise ConfigError("recipe", f"{name!r} does not train one auxiliary model, which this is for")
+    return config

@@ -24,7 +24,7 @@ from tleg_core.fine_tuning import AUTO, held_out_count
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.learngene_defaults import default_config
 from tleg_core.training_description import describe_learngene
-from tleg_core.training_recipe import read_recipe, recipe_names
+from tleg_core.training_recipe import learngene_recipe, recipe_names
 
 
 async def accept_training(resources: Resources, body: TrainingBody, key: IdempotencyKey | None) -> Job:
@@ -81,7 +81,7 @@ def resolve_config(body: TrainingBody, dataset: Dataset) -> LearngeneConfig:
         num_train = sum(count - held_out_count(count, body.holdout) for count in dataset.train_counts)
     has_teacher = body.teacher is not None
     if body.recipe is not None:
-        base = read_recipe(body.recipe)
+        base = learngene_recipe(body.recipe)
         if not has_teacher:
             base = base.with_changes({"distillation": {"alpha": 0.0}})
     else:

@@ -29,7 +29,7 @@ from service.cli.ancestry_options import (
     read_architecture,
     read_class_names,
 )
-from service.cli.train import BASE
+from service.cli.recipe_changes import BASE
 from service.cli.training_options import (
     TEST_HELP,
     AutocastOption,
@@ -55,7 +55,7 @@ from tleg_core.image_source import ImageSource
 from tleg_core.images import load_image_set, read_images
 from tleg_core.learngene_config import LearngeneConfig
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
-from tleg_core.training_recipe import read_recipe
+from tleg_core.training_recipe import learngene_recipe
 
 app = typer.Typer(help="Ancestry models: the trained teachers that learngenes are distilled from.", no_args_is_help=True)
 
@@ -247,7 +247,7 @@ def logits(
 
     check_file(ancestry, "ancestry")
     _check_suffix(out)
-    base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
+    base = LearngeneConfig.from_json(BASE) if recipe is None else learngene_recipe(recipe)
     if views is None:
         views = base.training.augmentation.views or _DEFAULT_VIEWS
     given: dict[str, dict[str, float | None]] = {

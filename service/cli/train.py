@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from service.cli.recipe_changes import configured
 from service.cli.training_options import (
     TEST_HELP,
     DataOption,
@@ -22,17 +24,23 @@ from service.cli.training_options import (
     resolve_device,
     run_folder,
 )
-from tleg_core.config_section import parse_overrides
+from tleg_core.description import Measurement
+from tleg_core.designs.pool import Pool
 from tleg_core.errors import ConfigError
+from tleg_core.image_source import ImageSource
 from tleg_core.images import read_images
-from tleg_core.learngene_config import LearngeneConfig
-from tleg_core.training_recipe import read_recipe
+from tleg_core.inheritance_config import InheritanceConfig
+from tleg_core.learngene import Learngene
+from tleg_core.pool_config import PoolConfig
+from tleg_core.training_recipe import AnyConfig
 from tleg_core.vit import VIT_SIZES
 
 if TYPE_CHECKING:
-    from tleg_core.training.teacher import Teacher
+    import torch
 
-BASE = {"training": {"epochs": 10, "warmup_epochs": 1}, "network": {"img_size": 28, "patch_size": 7}}
+    from tleg_core.training.observer import Observer
+    from tleg_core.training.processes import Processes
+    from tleg_core.training.teacher import Teacher
 
 
 def train(
@@ -46,6 +54,13 @@ def train(
     ancestry: Annotated[
         Path | None,
         typer.Option(help="The ancestry model's file (`tleg ancestry`), or its stored logits'; default: labels alone."),
+    ] = None,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A pool's anchor that is there already (safetensors, timm's names): it is not trained alone. May be repeated.",
+        ),
     ] = None,
     test_data: Annotated[Path | None, typer.Option(help=f"Test images, measured after each epoch. {TEST_HELP}")] = None,
     name: Annotated[str | None, typer.Option(help="The learngene's id; default: the name of --out.")] = None,
@@ -75,16 +90,17 @@ def train(
     workers: WorkersOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Train a learngene: an auxiliary model, expanded from it at each step, learns from an ancestry model or from labels.
+    """Train a learngene, from an ancestry model or from labels: whatever the recipe says.
 
-    Options are short for fields of the recipe: `--epochs 3` is `--set training.epochs=3`. On several GPUs, sharing each batch:
-    `torchrun --nproc-per-node 4 -m service.cli train …`; on several machines, with torchrun's options for that.
+    TLEG and its like train an auxiliary model that is expanded from the learngene at each step; Learngene Pool and SN-Net train
+    several networks and the stitches between them. Options are short for fields of the recipe: `--epochs 3` is
+    `--set training.epochs=3`. On several GPUs, sharing each batch: `torchrun --nproc-per-node 4 -m service.cli train …`; on
+    several machines, with torchrun's options for that.
     """
-    from tleg_core.training.evaluate import measure_depths
     from tleg_core.training.journal import JOURNAL_NAME, Journal
-    from tleg_core.training.learngene_run import train_learngene
     from tleg_core.training.observer import Silent
     from tleg_core.training.process_group import local_device, process_group
+    from tleg_core.training.teacher_file import open_teacher
 
     given: dict[str, dict[str, Any]] = {
         "network": {
@@ -108,33 +124,30 @@ def train(
         },
         "augmentation": {"flip": flip, "shift": shift},
     }
-    config = _config(recipe, given, changes or [], labels_only=ancestry is None)
+    anchors = _anchor_files(anchor or [])
+    config = configured(recipe, given, changes or [], has_ancestry=ancestry is not None, anchors=anchors)
+    if anchors and not isinstance(config, PoolConfig):
+        raise ConfigError("anchor", "is for a recipe with anchors")
     if ancestry is not None:
         check_file(ancestry, "ancestry")
     folder = run_folder(out, resume)
     with process_group() as processes:
         where = resolve_device(local_device(device))
+        teacher = None if ancestry is None else open_teacher(ancestry, where, config.training.precision)
+        side = _side(config, teacher)
         if test_data is None:
-            images = read_images(data, side=config.network.img_size, processes=processes.count)
+            images = read_images(data, side=side, processes=processes.count)
             test_images = None
         else:
-            images, test_images = read_both(data, test_data, side=config.network.img_size, processes=processes.count)
-        teacher: Teacher | None = None
-        if ancestry is not None:
-            from tleg_core.training.teacher_file import open_teacher
-
-            teacher = open_teacher(ancestry, where, config.training.precision)
+            images, test_images = read_both(data, test_data, side=side, processes=processes.count)
         with Journal(folder / JOURNAL_NAME, Console()) if processes.first else nullcontext() as journal:
             if journal is not None:
                 journal.write("start", command=command_line(), config=config.to_json())
-            learngene = train_learngene(
-                out.stem if name is None else name,
-                config,
-                teacher,
-                images,
-                test_data=test_images,
+            run = _Run(
+                name=out.stem if name is None else name,
+                images=images,
+                test_images=test_images,
                 folder=folder,
-                command=command_line(),
                 licence=licence,
                 journal=journal or Silent(),
                 device=where,
@@ -142,41 +155,91 @@ def train(
                 processes=processes,
                 workers=workers,
             )
+            learngene = run.trained(config, teacher, anchors)
             if journal is None:  # the first process writes it
                 return
             learngene.write(out)
             if test_images is not None:
-                depths = [member.depth for member in learngene.description.design.members]
-                accuracy = tuple(measure_depths(learngene, test_images, depths=depths, device=where))
-                learngene = learngene.with_description(accuracy=accuracy)
+                learngene = learngene.with_description(accuracy=run.measured(learngene))
                 learngene.write(out)
-                for entry in accuracy:
+                for entry in learngene.description.accuracy:
                     journal.measured(entry)
             journal.write("done", f"{out}: {learngene.num_params:,} parameters", digest=learngene.digest)
 
 
-def _config(
-    recipe: str | None, given: Mapping[str, Mapping[str, Any]], changes: list[str], *, labels_only: bool
-) -> LearngeneConfig:
-    """Return the recipe with what the command line changes of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What every kind of recipe is run with."""
 
-    Without an ancestry model alpha is 0: a recipe that distils is refused, unless the command line says alpha = 0 itself.
-    """
-    base = LearngeneConfig.from_json(BASE) if recipe is None else read_recipe(recipe)
-    if recipe is None and labels_only:
-        base = base.with_changes({"distillation": {"alpha": 0.0}})
-    said = {
-        section: {field: value for field, value in fields.items() if value is not None} for section, fields in given.items()
-    }
-    for section, fields in parse_overrides(changes).items():
-        said[section] = said.get(section, {}) | fields
-    training = said.get("training", {})
-    epochs = training.get("epochs")
-    if isinstance(epochs, int) and epochs >= 1 and "warmup_epochs" not in training:  # a short trial needs no other one named
-        said["training"] = training | {"warmup_epochs": min(base.training.warmup_epochs, epochs - 1)}
-    config = base.with_changes(said)
-    if labels_only and config.distillation.alpha != 0.0:
-        raise ConfigError("ancestry", "is needed: the recipe distils (or give --set distillation.alpha=0 to learn from labels)")
-    if not labels_only and config.distillation.alpha == 0.0:
-        raise ConfigError("ancestry", "has no use: the recipe learns from labels alone (distillation.alpha is 0)")
-    return config
+    name: str
+    images: ImageSource
+    test_images: ImageSource | None
+    folder: Path
+    licence: str
+    journal: Observer
+    device: torch.device
+    resume: bool
+    processes: Processes
+    workers: int | None
+
+    def trained(self, config: AnyConfig, teacher: Teacher | None, anchors: Mapping[str, Path]) -> Learngene:
+        """Return the learngene that the recipe makes, without measured accuracy."""
+        rest: dict[str, Any] = {
+            "test_data": self.test_images,
+            "folder": self.folder,
+            "command": command_line(),
+            "licence": self.licence,
+            "journal": self.journal,
+            "device": self.device,
+            "resume": self.resume,
+            "processes": self.processes,
+            "workers": self.workers,
+        }
+        if isinstance(config, PoolConfig):
+            from tleg_core.training.pool_run import train_pool
+
+            return train_pool(self.name, config, teacher, self.images, anchors=anchors, **rest)
+        if isinstance(config, InheritanceConfig):
+            raise ConfigError("recipe", "inherits layers, which this command cannot do")
+        from tleg_core.training.learngene_run import train_learngene
+
+        return train_learngene(self.name, config, teacher, self.images, **rest)
+
+    def measured(self, learngene: Learngene) -> tuple[Measurement, ...]:
+        """Return the accuracy of every member on the test images."""
+        if self.test_images is None:
+            return ()
+        design = learngene.description.design
+        if isinstance(design, Pool):
+            from tleg_core.training.path_accuracy import measure_paths
+
+            return tuple(measure_paths(learngene, self.test_images, device=self.device))
+        from tleg_core.training.evaluate import measure_depths
+
+        depths = [member.depth for member in design.members]
+        return tuple(measure_depths(learngene, self.test_images, depths=depths, device=self.device))
+
+
+def _side(config: AnyConfig, teacher: Teacher | None) -> int:
+    """Return the side of the networks' input, in pixels; where layers are inherited, the ancestry model's."""
+    if not isinstance(config, InheritanceConfig):
+        return config.network.img_size
+    from tleg_core.training.teacher import AncestryTeacher
+
+    if not isinstance(teacher, AncestryTeacher):
+        raise ConfigError("ancestry", "must be a model's file, not stored logits: its layers are inherited")
+    return teacher.card.img_size
+
+
+def _anchor_files(texts: Sequence[str]) -> dict[str, Path]:
+    """Return the files of `NAME=FILE` texts, by name; raises `ConfigError` where one is of another form or is no file."""
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise ConfigError("anchor", f"must be like ti=tiny.safetensors, not {text[:80]!r}")
+        if name in files:
+            raise ConfigError("anchor", f"{name[:80]!r} is given twice")
+        check_file(Path(file), "anchor")
+        files[name] = Path(file)
+    return files

@@ -7,15 +7,24 @@ from typing import Any
 
 import pytest
 
-from tleg_core.cost import cost
+from tleg_core.cost import cost, stack_cost
 from tleg_core.description import Description, Measurement
 from tleg_core.errors import ConfigError
 from tleg_core.learngene import Learngene
-from tleg_core.learngene_config import LearngeneConfig
-from tleg_core.training_recipe import RecipeHeader, read_recipe, recipe_names, recipe_text
+from tleg_core.learngene_config import DistillationKind, KdNormalisation
+from tleg_core.pool_config import PoolConfig, StitchInit
+from tleg_core.training_recipe import (
+    RecipeHeader,
+    config_from_json,
+    learngene_recipe,
+    read_recipe,
+    recipe_names,
+    recipe_text,
+)
 
 NAMES = recipe_names()
-PUBLISHED = [name for name in NAMES if "imagenet" in name]
+PUBLISHED = [name for name in NAMES if "imagenet" in name and name.startswith(("tleg", "sws"))]
+POOLS = [name for name in NAMES if isinstance(read_recipe(name), PoolConfig)]
 SHIPPED = "tleg-ti-fashion-mnist"
 
 
@@ -42,13 +51,13 @@ def test_each_recipe_says_what_it_is_within_eighty_columns(name: str) -> None:
 def test_each_recipe_is_a_configuration_that_survives_json(name: str) -> None:
     """What a job is given is what the file says."""
     config = read_recipe(name)
-    assert LearngeneConfig.from_json(config.to_json()) == config
+    assert config_from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_recipes_hold_the_authors_numbers(name: str) -> None:
     """METHODS 1.4: optimiser, schedule, loss and augmentation are the same in all of them."""
-    config = read_recipe(name)
+    config = learngene_recipe(name)
     training, augmentation, loss = config.training, config.training.augmentation, config.distillation
     assert (training.lr, training.min_lr, training.warmup_lr, training.warmup_epochs) == (5e-4, 1e-5, 1e-6, 5)
     assert (training.weight_decay, training.clip_grad, training.ema_decay, training.seed) == (0.05, None, None, 123)
@@ -79,7 +88,7 @@ DIFFERENCES: dict[str, tuple[int, int, float, int, str, float]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_recipes_differ_where_the_authors_do(name: str) -> None:
     """And the FLOPs in the header are 6 x MACs x images of that network and that length."""
-    config = read_recipe(name)
+    config = learngene_recipe(name)
     epochs, batch, drop_path, depth, method, giga_macs = DIFFERENCES[name]
     training = config.training
     assert (training.epochs, training.batch_size, training.drop_path) == (epochs, batch, drop_path)
@@ -92,7 +101,7 @@ def test_the_published_recipes_differ_where_the_authors_do(name: str) -> None:
 
 def test_stage_wise_sharing_reproduces_its_auxiliary_model() -> None:
     """At 16 layers the stages are 3-3-4-3-3, at 12 the authors' 3-3-2-2-2."""
-    schedule = read_recipe("sws-s-imagenet").schedule.build()
+    schedule = learngene_recipe("sws-s-imagenet").schedule.build()
     for depth, lengths in ((16, (3, 3, 4, 3, 3)), (12, (3, 3, 2, 2, 2))):
         rows = schedule.coefficients(depth)
         assert tuple(sum(row[stage] == 1.0 for row in rows) for stage in range(5)) == lengths
@@ -100,7 +109,7 @@ def test_stage_wise_sharing_reproduces_its_auxiliary_model() -> None:
 
 def test_the_shipped_learngenes_recipe_is_its_command(shipped: Description) -> None:
     """Network, depth, and what the provenance says of the run; its header has the accuracy that stands in the file."""
-    config = read_recipe(SHIPPED)
+    config = learngene_recipe(SHIPPED)
     assert config.network.vit(num_classes=10) == shipped.config
     assert (config.depths.train, config.depths.rule, config.schedule.build()) == (
         shipped.basis.trained_depth,
@@ -129,9 +138,47 @@ def shipped() -> Description:
 @pytest.mark.parametrize("name", ["elastic-ti-cifar10", "elastic-s-cifar10"])
 def test_the_elastic_recipes_train_several_depths(name: str) -> None:
     """From 4 to 12, which are those that need no fine-tune."""
-    depths = read_recipe(name).depths
+    depths = learngene_recipe(name).depths
     assert depths.rule != "fixed"
     assert (depths.train_min, depths.train) == (4, 12)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_pool_has_its_paths(name: str) -> None:
+    """18 of two anchors of 6 blocks, 71 of three of 12, and at 6 blocks twice 16 beside the anchors; whole networks alone."""
+    config = read_recipe(name)
+    assert isinstance(config, PoolConfig)
+    members = {"pool": 18, "sn-net-imagenet": 71, "sn-net-cifar10": 35, "pretrained-cifar10": 3}
+    assert len(config.design(num_classes=10).members) == members[name if name in members else "pool"]
+
+
+def test_the_published_pools_hold_the_authors_numbers() -> None:
+    """METHODS 2.2, 2.4 and 4.1; the FLOPs in the headers are 6 x MACs x images, of anchors and of the mean path."""
+    pool, sn_net = read_recipe("pool-imagenet"), read_recipe("sn-net-imagenet")
+    assert isinstance(pool, PoolConfig)
+    assert isinstance(sn_net, PoolConfig)
+    assert pool.anchor_training.alpha == 0.9
+    assert [anchor.positions for anchor in pool.anchors] == ["front-end", "end"]
+    assert (pool.training.epochs, pool.training.batch_size, pool.training.lr, pool.training.drop_path) == (100, 256, 5e-4, 0.1)
+    joint = pool.joint_config
+    assert (joint.epochs, joint.batch_size, joint.lr, joint.augmentation.mixes) == (50, 256, 5e-4, False)
+    assert (pool.joint.alpha, pool.joint.kind, pool.joint.normalisation) == (0.5, "soft", KdNormalisation.NUMEL)
+    assert pool.stitching.init is StitchInit.LEARNED
+    joint = sn_net.joint_config
+    assert (joint.epochs, joint.batch_size, joint.lr, joint.min_lr, joint.warmup_lr) == (50, 1024, 1e-4, 1e-6, 1e-7)
+    assert (sn_net.joint.alpha, sn_net.joint.kind, sn_net.stitching.images) == (0.5, DistillationKind.HARD, 100)
+    assert sn_net.joint_config.augmentation.mixes
+    for name, config in (("pool-imagenet", pool), ("sn-net-imagenet", sn_net)):
+        design = config.design(num_classes=1000)
+        macs = [stack_cost(design.stack(member)).macs for member in design.members]
+        told = RecipeHeader.from_text(recipe_text(name)).time
+        assert _flops(sum(macs) / len(macs) * config.joint.epochs) in told
+        if name == "pool-imagenet":
+            assert _flops(sum(macs[: len(config.anchors)]) * config.training.epochs) in told
+
+
+def _flops(macs_and_epochs: float) -> str:
+    return f"{6 * macs_and_epochs * 1_281_167:.1e}".replace("e+", "e")
 
 
 def test_a_header_is_read_in_its_parts() -> None:
@@ -170,3 +217,12 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
     path.write_text("[training]\nepoch = 3\n")
     with pytest.raises(ConfigError, match=r"training\.epoch: is no field"):
         read_recipe(str(path))
+
+
+def test_a_recipes_sections_say_its_kind(tmp_path: Path) -> None:
+    """Anchors are a pool's; what needs an auxiliary model refuses another kind by name."""
+    path = tmp_path / "mine.toml"
+    path.write_text('[pool]\nmethod = "pretrained"\n[[anchors]]\nname = "ti"\n[training]\nepochs = 1\n')
+    assert isinstance(read_recipe(str(path)), PoolConfig)
+    with pytest.raises(ConfigError, match=r"recipe: .* does not train one auxiliary model"):
+        learngene_recipe(str(path))

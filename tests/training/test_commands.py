@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from service.cli import ancestry, evaluate, train, training
+from service.cli.recipe_changes import configured
 from tleg_core.errors import ConfigError, TlegError
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
@@ -134,13 +135,13 @@ def test_wrong_options_are_one_clear_error(workshop: Path, tmp_path: Path, words
 def test_a_short_trial_shortens_the_warm_up_whichever_way_it_is_asked_for() -> None:
     """`--epochs 1` is `--set training.epochs=1`; a warm-up that is named is taken as it is."""
     short = [
-        train._config("elastic-ti-cifar10", {"training": {"epochs": epochs}}, changes, labels_only=False)
+        configured("elastic-ti-cifar10", {"training": {"epochs": epochs}}, changes, has_ancestry=True)
         for epochs, changes in ((1, []), (None, ["training.epochs=1"]))
     ]
     assert short[0] == short[1]
     assert (short[0].training.epochs, short[0].training.warmup_epochs) == (1, 0)
     with pytest.raises(ConfigError, match=r"training\.warmup_epochs"):
-        train._config("elastic-ti-cifar10", {}, ["training.epochs=1", "training.warmup_epochs=1"], labels_only=False)
+        configured("elastic-ti-cifar10", {}, ["training.epochs=1", "training.warmup_epochs=1"], has_ancestry=True)
 
 
 def test_images_of_one_class_teach_nothing(bars: ImageSet, tmp_path: Path) -> None:

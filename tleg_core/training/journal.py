@@ -123,14 +123,18 @@ class Journal:
 
     def measured(self, entry: Measurement) -> None:
         """Write a line for the accuracy of one member of the result."""
+        path = None if entry.path is None else str(entry.path)
         self.write(
             "measurement",
-            f"depth {entry.depth}: top-1 {entry.top1:.2%}",
+            f"{f'depth {entry.depth}' if path is None else f'path {path}'}: top-1 {entry.top1:.2%}",
             depth=entry.depth,
+            **({} if path is None else {"path": path}),
             data_set=entry.data_set,
             top1=entry.top1,
             images=entry.images,
         )
+        if path is not None:  # several may have one depth: they make no curve
+            return
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in entry.data_set)
         events = self._depths.setdefault(name, EventFile(self._path.parent / FOLDER_NAME / f"by-depth-{name}"))
         self._log(events, entry.depth, {"held_out/top1_by_depth": entry.top1})

@@ -85,7 +85,7 @@ def read_run(place: Path) -> RunRecord:
                     _forget([], epochs, ended.step)
                     del steps[sum(point.step <= ended.step for point in steps) :]
                     epochs.append(ended)
-                case "measurement":
+                case "measurement" if "path" not in line:
                     data_set = str(line.get("data_set", "test images"))  # journals of tleg 0.1 do not say
                     measured.setdefault(data_set, {})[_whole(line["depth"])] = _number(line["top1"])
                 case "start":

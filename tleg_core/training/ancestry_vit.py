@@ -99,6 +99,7 @@ class AncestryVit:
         depth: L.
         weights: By the names of `vit.inventory`, float32.
         preprocessing: What its input is resized and normalised by.
+        class_names: What its head tells apart, in order; may be empty.
         identity: What tells it from another one, as JSON.
     """
 
@@ -107,6 +108,7 @@ class AncestryVit:
     weights: Mapping[str, Tensor]
     preprocessing: Preprocessing
     identity: str
+    class_names: tuple[str, ...] = ()
 
     def body(self) -> dict[str, Tensor]:
         """Return its weights without the head's."""
@@ -118,7 +120,12 @@ class AncestryVit:
         weights = {name: tensor.cpu() for name, tensor in vit_weights(ancestry).items()}
         config, depth = vit_of(ancestry)
         return cls(
-            config=config, depth=depth, weights=weights, preprocessing=ancestry.card.preprocessing, identity=ancestry.digest()
+            config=config,
+            depth=depth,
+            weights=weights,
+            preprocessing=ancestry.card.preprocessing,
+            identity=ancestry.digest(),
+            class_names=ancestry.card.class_names,
         )
 
 

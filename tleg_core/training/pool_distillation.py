@@ -202,7 +202,8 @@ class PoolDistillation:
             (self._model.attention_maps, own.attentions, theirs.attentions),
         ):
             for linear, block, their_block in zip(maps, self._blocks, self._theirs, strict=False):  # none, where not learned
-                learned = learned + functional.mse_loss(ours[block].float(), linear(their[their_block]).float())
+                features = their[their_block].float()  # a teacher of its own precision gives bfloat16
+                learned = learned + functional.mse_loss(ours[block].float(), linear(features).float())
         alpha = self._loss.alpha
         if alpha == 1.0:
             return Outcome(loss=learned, logits=own.logits)

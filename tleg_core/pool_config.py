@@ -257,6 +257,11 @@ class PoolConfig(Sectioned):
         anchors = self.anchor_training.alpha != 0.0 and any(anchor.name not in given for anchor in self.anchors)
         return anchors or (self.joint.epochs > 0 and self.joint.alpha > 0.0)
 
+    def total_epochs(self, given: Collection[str] = ()) -> int:
+        """Return the epochs of all phases, where the anchors named in `given` are there already."""
+        alone = sum(self.anchor_config(anchor).epochs for anchor in self.anchors if anchor.name not in given)
+        return alone + self.joint.epochs
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read `to_json`'s object; what is missing has its default. Raises as `from_toml` does."""

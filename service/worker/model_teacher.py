@@ -5,6 +5,7 @@ Shape legend: B images of a batch, C classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from service.domain.model import Model
 from service.worker.workbench import Workbench
+from tleg_core.training.ancestry import AncestryCard, AncestryModel
 from tleg_core.training.batches import Batch, Batches
 from tleg_core.training.loop import autocast
 from tleg_core.training.network import Network
 from tleg_core.training.preprocessing import prepare
+from tleg_core.training.teacher import AncestryTeacher
 from tleg_core.training_config import Precision, TrainingConfig
 
 
@@ -40,6 +43,22 @@ class ModelTeacher:
         network = Network(architecture=model.architecture, model_args=model.model_args, num_classes=len(class_names))
         self._network = network.load(bench.weights(model), drop_path=0.0, device=bench.device).eval()
         self._network.requires_grad_(False)
+
+    def ancestry(self) -> AncestryTeacher:
+        """Return it as a teacher whose network's features can be looked at; raises `ConfigError` where it cannot be one."""
+        card = AncestryCard(
+            architecture=self._model.architecture,
+            img_size=self._img_size,
+            class_names=self._class_names,
+            data_set="",
+            origin=f"model {self._model.id}",
+            licence="",
+            model_args=self._model.model_args,
+            preprocessing=replace(self._preprocessing, crop_pct=1.0),  # images are as the learner sees them
+        )
+        ancestry = AncestryModel(card)
+        ancestry.network.load_state_dict(self._network.state_dict(), strict=True)
+        return AncestryTeacher(ancestry, self._device)
 
     @property
     def class_names(self) -> tuple[str, ...]:

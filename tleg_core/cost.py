@@ -1,7 +1,8 @@
 """What a network costs, by arithmetic on its configuration: no model is built.
 
 MACs count the matrix products and the patch convolution; norms, softmax, GELU and additions are left out, as in the papers.
-FLOPs are twice the MACs. Memory is the peak of an eager forward pass in timm with fused attention and no gradients.
+FLOPs are twice the MACs. Memory is the peak of an eager forward pass with fused attention and no gradients, in timm, or in the
+package's own network where widths change.
 
 Shape legend: B images, T tokens, D embed_dim, M MLP width, L depth, C in_chans, P patch_size, S img_size.
 """
@@ -85,24 +86,26 @@ def _macs(stack: Stack) -> int:
 def _peak_activations(stack: Stack) -> int:
     """Return the most elements alive at once for one image, the input included.
 
-    Each stage holds what a network of its own would, whose embedding is the tokens that the stage begins with; a stitch holds
-    the tokens before and after it, and so is never the peak.
+    The head competes with the blocks: it holds the normed tokens, their mean, the logits. Beside what a block needs itself,
+    timm's ViT holds the embedding in every block but the first, whose input it is. The stitched one does not; it holds the
+    tokens before a stitch in the block after it. Embedding the image holds three times the tokens at most, a stitch those
+    before and after it, and neither ever is the peak.
     """
-    image = stack.first.in_chans * stack.first.img_size**2
-    return image + max(_peak_of_stage(stage.config, stage.depth) for stage in stack.stages)
+    last, t = stack.config, stack.config.num_tokens
+    head = t * last.embed_dim + (last.global_pool == "avg") * last.embed_dim + last.num_classes
+    if stack.is_plain:
+        held = [t * last.embed_dim if stack.depth > 1 else 0]
+    else:
+        held = [0, *(t * stage.config.embed_dim for stage in stack.stages[:-1])]
+    blocks = [_peak_of_block(stage.config) + beside for stage, beside in zip(stack.stages, held, strict=True)]
+    return stack.first.in_chans * stack.first.img_size**2 + max(head, *blocks)
 
 
-def _peak_of_stage(config: VitConfig, depth: int) -> int:
-    """Return the most elements alive at once for one image within blocks of one width, the image aside.
+def _peak_of_block(config: VitConfig) -> int:
+    """Return the most elements alive at once within a block for one image.
 
-    Three moments compete. Attention: the embedding, the block's input, its norm, queries, keys and values, the mixed values,
-    the projection. MLP: the embedding, the block's input, the residual stream, its norm, and the hidden layer before and after
-    GELU. Head: the normed tokens, their mean, the logits. In the first block its input is the embedding itself; embedding the
-    image holds three times the tokens at most, and never is the peak.
+    Two moments compete. Attention: the block's input, its norm, queries, keys and values, the mixed values, the projection.
+    MLP: the block's input, the residual stream, its norm, and the hidden layer before and after GELU.
     """
     t, d, m = config.num_tokens, config.embed_dim, config.mlp_width
-    behind_first = depth > 1
-    attention = (7 + behind_first) * t * d
-    mlp = (3 + behind_first) * t * d + 2 * t * m
-    head = t * d + (config.global_pool == "avg") * d + config.num_classes
-    return max(attention, mlp, head)
+    return max(7 * t * d, 3 * t * d + 2 * t * m)

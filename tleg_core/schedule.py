@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from tleg_core.errors import ConfigError
+from tleg_core.vit import MAX_DEPTH
 
 Coefficients: TypeAlias = tuple[tuple[float, ...], ...]
 """C(L): L rows of K numbers, each exactly a float32."""
@@ -224,6 +225,8 @@ class Inherited:
     def __post_init__(self) -> None:
         if not 1 <= len(self.layers) <= MAX_COMPONENTS:
             raise ConfigError("schedule.layers", f"must be 1 to {MAX_COMPONENTS}, not {len(self.layers)}")
+        if not 1 <= self.of <= MAX_DEPTH:
+            raise ConfigError("schedule.of", f"must be from 1 to {MAX_DEPTH}, not {str(self.of)[:20]}")
         if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0 or self.layers[-1] >= self.of:
             raise ConfigError("schedule.layers", f"must ascend from 0 to {self.of - 1} at most")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,6 +11,9 @@ from tleg_core.errors import ConfigError
 
 MAX_DETAILS_BYTES = 256 * 1024
 """Length of the details as JSON: a table of numbers for each layer and task fits well."""
+
+
+_MAX_SCORE = 1e300  # NaN and whole numbers that are no float are above it too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,10 @@ class Selection:
         if not isinstance(self.rule, str) or not 1 <= len(self.rule) <= 1000 or not self.rule.isprintable():
             raise ConfigError("selection.rule", "must be 1 to 1000 printable characters")
         if any(
-            not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score) for score in self.scores
+            not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= _MAX_SCORE
+            for score in self.scores
         ):
-            raise ConfigError("selection.scores", "must be finite numbers")
+            raise ConfigError("selection.scores", f"must be finite numbers, at most {_MAX_SCORE:g}")
         whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in self.chosen)
         if not whole or any(not 0 <= layer < len(self.scores) for layer in self.chosen):
             raise ConfigError("selection.chosen", "must be layers that have a score")

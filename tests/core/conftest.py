@@ -20,7 +20,7 @@ from tleg_core.designs.scratch import Scratch
 from tleg_core.family import Family
 from tleg_core.learngene import Learngene
 from tleg_core.path import Path
-from tleg_core.schedule import Polynomial, Schedule, Spline, Stagewise
+from tleg_core.schedule import Inherited, Polynomial, Schedule, Spline, Stagewise
 from tleg_core.vit import VIT_SIZES, VitConfig, timm_architecture, timm_model_args
 
 LearngeneFactory = Callable[..., Learngene]
@@ -32,6 +32,7 @@ METHOD_SCHEDULES: dict[Method, Schedule] = {
     Method.POLYNOMIAL: Polynomial(num_components=3),
     Method.SPLINE: Spline(num_components=3),
     Method.STAGEWISE: Stagewise(),
+    Method.LEARNGENE: Inherited(layers=(0, 2), of=3),
 }
 
 

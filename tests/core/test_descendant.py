@@ -58,6 +58,16 @@ def content_of(descendant: Descendant) -> bytes:
     return b"".join(descendant.blocks())
 
 
+def fresh(recipe: Recipe, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return how timm begins: norms as ones, biases as zeros, weights drawn with a standard deviation of 0.02."""
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if "norm" in name:
+        return torch.ones(shape)
+    assert recipe.seed is not None
+    return torch.from_numpy(draw(recipe.seed, name, 0, torch.Size(shape).numel()).reshape(shape))
+
+
 def plain_torch(learngene: Learngene, recipe: Recipe) -> dict[str, torch.Tensor]:
     """Return the descendant by plain torch: theta_i = sum_k (i / L)^k theta_k, knots or stages; copies, timm's resampling."""
     config, depth, description = learngene.description.config, recipe.member.depth, learngene.description
@@ -75,7 +85,10 @@ def plain_torch(learngene: Learngene, recipe: Recipe) -> dict[str, torch.Tensor]
         for name, basis in stored.items():
             if not name.startswith("basis."):
                 continue
-            if description.method is Method.STAGEWISE:
+            if description.method is Method.LEARNGENE:  # the first and the last of three layers, at both ends
+                inherited = {0: basis[0], depth - 1: basis[1]}
+                tensor = inherited.get(layer, fresh(recipe, f"blocks.{layer}.{name.removeprefix('basis.')}", basis[0].shape))
+            elif description.method is Method.STAGEWISE:
                 tensor = basis[authors_stages[depth][layer]]
             elif description.method is Method.SPLINE:
                 place = Fraction(layer * (len(basis) - 1), depth - 1)
@@ -141,7 +154,7 @@ def test_the_file_is_what_plain_torch_computes(any_family: Family, head: Head, d
 def test_every_method_is_what_plain_torch_computes(
     method: Method, depth: int, dtype: DType, make_learngene: LearngeneFactory
 ) -> None:
-    """Linear, quadratic, spline and stage-wise rows alike, at several depths."""
+    """Linear, quadratic, spline, stage-wise and inherited rows alike, at several depths."""
     learngene = make_learngene(method=method)
     descendant = describe(Family(learngene), depth, dtype=dtype)
     found = safetensors.torch.load(content_of(descendant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import struct
 from collections.abc import Callable, Iterator
@@ -20,15 +21,19 @@ from safetensors import safe_open
 
 from tleg_core.description import Measurement, Method
 from tleg_core.designs.basis import basis_shapes
+from tleg_core.designs.pool import MAX_STITCHES, Anchor, Pool, Stitch
 from tleg_core.errors import ConfigError, LearngeneDigestError, LearngeneFileError
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
+from tleg_core.path import MAX_ANCHORS
+from tleg_core.path import Path as PoolPath
 from tleg_core.recipe import Member
 from tleg_core.schedule import Polynomial
+from tleg_core.selection import Selection
 from tleg_core.tensorfile import MAX_HEADER_BYTES
 from tleg_core.vit import VitConfig
 
-from .conftest import METHOD_SCHEDULES, PROVENANCE, LearngeneFactory, build_learngene
+from .conftest import METHOD_SCHEDULES, PROVENANCE, LearngeneFactory, build_learngene, build_pool, build_scratch
 
 MICRO = VitConfig(embed_dim=4, num_heads=2, img_size=4, patch_size=2, num_classes=3)
 """So small that a file can be broken in every place."""
@@ -343,31 +348,78 @@ def json_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
             yield from json_paths(inner, (*path, index))
 
 
-RICH = build_learngene(
-    MICRO,
-    class_names=("a", "b", "c"),
-    accuracy=(Measurement(depth=3, data_set="digits", top1=0.5, images=10),),
-    trained_depth=6,
+MICRO_POOL = Pool(
+    anchors=(
+        Anchor(name="a", config=MICRO, depth=2),
+        Anchor(name="b", config=replace(MICRO, embed_dim=6, num_heads=3), depth=2),
+    ),
+    stitches=(Stitch(source=0, target=1, joins=((0, 1),)), Stitch(source=1, target=0, joins=((0, 1),))),
+    paths=(PoolPath.parse("0.0-0_1.1-1"),),
 )
-RICH_JSON = json.loads(
-    json.loads(bytes(RICH.content)[8 : 8 + struct.unpack("<Q", bytes(RICH.content)[:8])[0]])["__metadata__"]["tleg.learngene"]
-)
-PATHS = list(json_paths(RICH_JSON))
+CLASSES = ("a", "b", "c")
+
+RICH: dict[str, Learngene] = {
+    "basis": build_learngene(
+        MICRO,
+        class_names=CLASSES,
+        accuracy=(Measurement(depth=3, data_set="digits", top1=0.5, images=10),),
+        trained_depth=6,
+    ),
+    "inherited": build_learngene(
+        MICRO,
+        Method.LEARNGENE,
+        class_names=CLASSES,
+        selection=Selection(rule="highest", scores=(0.5, 0.1, 0.7), chosen=(0, 2), details={"tasks": [1, 2]}),
+    ),
+    "pool": build_pool(
+        MICRO_POOL,
+        class_names=CLASSES,
+        accuracy=(
+            Measurement.of(Member.along(MICRO_POOL.paths[0]), data_set="digits", top1=0.5, images=10),
+            Measurement.of(Member.along(MICRO_POOL.whole(1)), data_set="digits", top1=0.25, images=10),
+        ),
+    ),
+    "scratch": build_scratch(MICRO),
+}
+"""One learngene of each design, that says all that can be said."""
+
+
+def description_of(learngene: Learngene) -> dict[str, Any]:
+    """Return the description in a learngene's file, as JSON."""
+    content = bytes(learngene.content)
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    value: dict[str, Any] = json.loads(header["__metadata__"]["tleg.learngene"])
+    return value
+
+
+RICH_JSON = {kind: description_of(learngene) for kind, learngene in RICH.items()}
+PATHS = [
+    (kind, *path)
+    for kind, value in RICH_JSON.items()
+    for path in json_paths(value)
+    if path[:2] != ("selection", "details") or len(path) == 2  # what they hold is free
+]
 
 
 def replaced(path: tuple[Any, ...], new: Any) -> dict[str, Any]:
-    """Return the description with the value at `path` replaced."""
-    description: dict[str, Any] = json.loads(json.dumps(RICH_JSON))
+    """Return the description of `path`'s kind with the value at the rest of `path` replaced."""
+    kind, *steps = path
+    description: dict[str, Any] = json.loads(json.dumps(RICH_JSON[kind]))
     place: Any = description
-    for step in path[:-1]:
+    for step in steps[:-1]:
         place = place[step]
-    place[path[-1]] = new
+    place[steps[-1]] = new
     return description
 
 
-def read_description(description: Any) -> Learngene:
-    """Read the micro learngene with this description."""
-    return Learngene.from_bytes("x", with_description(lambda _: description))
+def read_description(kind: str, description: Any) -> Learngene:
+    """Read the micro learngene of that kind with this description."""
+    content = bytes(RICH[kind].content)
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:start])
+    header["__metadata__"]["tleg.learngene"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    return Learngene.from_bytes("x", struct.pack("<Q", len(text)) + text + content[start:])
 
 
 def wrong_types(value: Any) -> list[Any]:
@@ -386,10 +438,10 @@ def test_a_value_of_a_wrong_type_is_refused_wherever_it_stands(path: tuple[Any, 
     for step in path:
         original = original[step]
     for wrong in wrong_types(original):
-        if path == ("trained_depth",) and wrong is None:
+        if path[1:] == ("trained_depth",) and (wrong is None or type(wrong) is int):
             continue
         with pytest.raises(LearngeneFileError, match=r"^x: "):
-            read_description(replaced(path, wrong))
+            read_description(path[0], replaced(path, wrong))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
@@ -400,11 +452,13 @@ def test_a_missing_or_extra_field_is_refused_wherever_it_stands(path: tuple[Any,
         parent = parent[step]
     if not isinstance(parent, dict):
         return
+    if path[1] == "selection" and len(path) == 2:
+        return  # it may be there or not
     lacking = {key: value for key, value in parent.items() if key != path[-1]}
     extra = parent | {"surprise": 1}
     for changed in (lacking, extra):
         with pytest.raises(LearngeneFileError, match=r"^x: "):
-            read_description(replaced(path[:-1], changed) if path[:-1] else changed)
+            read_description(path[0], replaced(path[:-1], changed) if path[1:-1] else changed)
 
 
 EXTREMES = [
@@ -430,12 +484,12 @@ def test_extreme_values_get_no_other_error(extreme: Any) -> None:
     """Huge, negative, not finite, empty, unpaired: LearngeneFileError, or read where it is a valid value."""
     for path in PATHS:
         try:
-            found = read_description(replaced(path, extreme))
+            found = read_description(path[0], replaced(path, extreme))
         except LearngeneFileError as error:
             assert error.source == "x"  # noqa: PT017 (no error is as good where the value is valid)
             assert len(str(error)) < 700  # noqa: PT017
         else:
-            assert found.digest == RICH.digest
+            assert found.digest == RICH[path[0]].digest
 
 
 JSON = st.recursive(
@@ -446,11 +500,12 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300)
-@given(changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON), min_size=1, max_size=3))
-def test_no_description_whatsoever_gets_another_error(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+@given(kind=st.sampled_from(sorted(RICH)), data=st.data())
+def test_no_description_whatsoever_gets_another_error(kind: str, data: st.DataObject) -> None:
     """Random JSON in random places: LearngeneFileError, or a learngene of the same weights that can be written again."""
-    description = json.loads(json.dumps(RICH_JSON))
-    for path, new in changes:
+    description = json.loads(json.dumps(RICH_JSON[kind]))
+    paths = [path[1:] for path in PATHS if path[0] == kind]
+    for path, new in data.draw(st.lists(st.tuples(st.sampled_from(paths), JSON), min_size=1, max_size=3)):
         place: Any = description
         try:
             for step in path[:-1]:
@@ -459,12 +514,101 @@ def test_no_description_whatsoever_gets_another_error(changes: list[tuple[tuple[
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
     try:
-        found = read_description(description)
+        found = read_description(kind, description)
     except LearngeneFileError as error:
         assert error.source == "x"  # noqa: PT017 (no error is as good, below)
     else:
-        assert found.digest == RICH.digest
-        assert Learngene.create(found.description, found.tensors).digest == RICH.digest
+        assert found.digest == RICH[kind].digest
+        assert Learngene.create(found.description, found.tensors).digest == RICH[kind].digest
+
+
+def edited(kind: str, edit: Callable[[Any], object]) -> dict[str, Any]:
+    """Return a description after an edit in place."""
+    description: dict[str, Any] = json.loads(json.dumps(RICH_JSON[kind]))
+    edit(description)
+    return description
+
+
+HOSTILE_POOLS: dict[str, Callable[[Any], object]] = {
+    "must be 1 to 64, not 0": lambda pool: pool.update(anchors=[], stitches=[], paths=[]),
+    "anchors: must be a list of at most": lambda pool: pool.update(anchors=pool["anchors"] * MAX_ANCHORS),
+    "two have the same name": lambda pool: pool["anchors"][1].update(name="a"),
+    "lower-case": lambda pool: pool["anchors"][1].update(name="../b"),
+    "differ in img_size": lambda pool: pool["anchors"][1]["config"].update(img_size=8),
+    "differ in num_classes": lambda pool: pool["anchors"][1]["config"].update(num_classes=2),
+    "must be from 1 to 1000": lambda pool: pool["anchors"][1].update(depth=10**9),
+    "two different anchors": lambda pool: pool["stitches"][0].update(target=0),
+    "anchors of 0 to 1": lambda pool: pool["stitches"][0].update(target=10**30),
+    "joins nothing": lambda pool: pool["stitches"][0].update(joins=[]),
+    "join block 0 to block 2": lambda pool: pool["stitches"][0].update(joins=[[0, 2]]),
+    "join block -1": lambda pool: pool["stitches"][0].update(joins=[[-1, 1]]),
+    "list of pairs": lambda pool: pool["stitches"][0].update(joins=[[0, 1, 1]]),
+    "join two blocks twice": lambda pool: pool["stitches"].append({"source": 0, "target": 1, "joins": [[0, 1]]}),
+    "stitches: must be a list of at most": lambda pool: pool.update(stitches=pool["stitches"] * MAX_STITCHES),
+    "paths: must be a list of at most": lambda pool: pool.update(paths=["x"] * (MAX_STITCHES + 1)),
+    "one stands twice": lambda pool: pool.update(paths=pool["paths"] * 2),
+    "is not stitched": lambda pool: pool.update(paths=["0.0-1"]),
+    "begin with an anchor's first block": lambda pool: pool.update(paths=["0.1-1_1.1-1"]),
+    "no stitch joins block 1 of anchor 0": lambda pool: pool.update(paths=["0.0-1_1.1-1"]),
+    "blocks that the pool does not have": lambda pool: pool.update(paths=["0.0-0_1.1-2"]),
+    "must be like": lambda pool: pool.update(paths=["0.0-0/1.1-1"]),
+    "must be texts": lambda pool: pool.update(paths=[["0.0-0"]]),
+}
+
+
+@pytest.mark.parametrize("reason", HOSTILE_POOLS)
+def test_a_pool_that_does_not_hold_together_is_refused_with_the_reason(reason: str) -> None:
+    """Anchors, stitches and paths that contradict each other, or of which there are too many."""
+    description = edited("pool", lambda description: HOSTILE_POOLS[reason](description["pool"]))
+    with pytest.raises(LearngeneFileError, match=re.escape(reason)):
+        read_description("pool", description)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "reason"),
+    [
+        ("pool", lambda value: value.update(method="tleg"), "tleg does not make a pool"),
+        ("pool", lambda value: value.update(method="pretrained"), "pretrained does not make a pool"),
+        ("scratch", lambda value: value.update(method="tleg"), "is missing"),
+        ("basis", lambda value: value.update(method="scratch"), "is not a known field"),
+        ("basis", lambda value: value.update(method="learngene"), "is not one of method learngene"),
+        ("pool", lambda value: value["accuracy"][0].update(path="0.0-0_1.0-1"), "not offered"),
+        ("pool", lambda value: value["accuracy"][0].update(path=value["accuracy"][1]["path"]), "twice"),
+        ("pool", lambda value: value["accuracy"].append({"depth": 2, "data_set": "x", "top1": 0, "images": 1}), "not offered"),
+        ("basis", lambda value: value["accuracy"].append({"path": "0.0-2", "data_set": "x", "top1": 0, "images": 1}), "path"),
+        ("inherited", lambda value: value["schedule"].update(of=10**30), "schedule.of"),
+        ("inherited", lambda value: value["schedule"].update(layers=[2, 0]), "must ascend"),
+        ("inherited", lambda value: value["schedule"].update(layers=[]), "schedule.layers"),
+        ("inherited", lambda value: value["selection"].update(chosen=[3]), "selection.chosen"),
+        ("basis", lambda value: value.update(selection=RICH_JSON["inherited"]["selection"]), "is not made by method tleg"),
+    ],
+)
+def test_a_description_of_another_design_is_refused_with_the_reason(
+    kind: str, edit: Callable[[Any], object], reason: str
+) -> None:
+    """A method that does not make the design, members that are not offered, choices that are none."""
+    with pytest.raises(LearngeneFileError, match=re.escape(reason)):
+        read_description(kind, edited(kind, edit))
+
+
+@pytest.mark.parametrize("kind", RICH)
+def test_a_learngene_of_every_design_survives_its_file(kind: str, tmp_path: Path) -> None:
+    """Description, tensors, digest and bytes."""
+    path = tmp_path / "learngene.safetensors"
+    RICH[kind].write(path)
+    found = Learngene.open(path)
+    assert (found.description, found.digest, found.content) == (RICH[kind].description, RICH[kind].digest, RICH[kind].content)
+    assert {name: array.tolist() for name, array in found.tensors.items()} == {
+        name: array.tolist() for name, array in RICH[kind].tensors.items()
+    }
+
+
+def test_a_changed_stitch_is_a_digest_error() -> None:
+    """The last bytes of a pool's file are a stitch's, and the digest covers them."""
+    content = bytearray(RICH["pool"].content)
+    content[-2] ^= 1
+    with pytest.raises(LearngeneDigestError):
+        Learngene.from_bytes("x", bytes(content))
 
 
 @contextmanager

@@ -123,26 +123,22 @@ class Pool:
         Raises:
             ConfigError: A field is missing, extra or wrong.
         """
-        if not isinstance(value, Mapping) or value.keys() != {"anchors", "stitches", "paths"}:
-            raise ConfigError("pool", "must be an object with exactly anchors, stitches, paths")
-        try:
-            return cls(
-                anchors=tuple(
-                    Anchor(name=item["name"], config=VitConfig.from_json(item["config"]), depth=item["depth"])
-                    for item in value["anchors"]
-                ),
-                stitches=tuple(
-                    Stitch(
-                        source=_whole(item["source"]),
-                        target=_whole(item["target"]),
-                        joins=tuple((_whole(before), _whole(after)) for before, after in item["joins"]),
-                    )
-                    for item in value["stitches"]
-                ),
-                paths=tuple(Path.parse(text) for text in value["paths"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError("pool", f"is not as it must be: {type(error).__name__}: {str(error)[:80]}") from error
+        pool = _object(value, "pool", "anchors", "stitches", "paths")
+        anchors = [_object(item, "anchors", "name", "config", "depth") for item in _list(pool, "anchors", MAX_ANCHORS)]
+        stitches = [_object(item, "stitches", "source", "target", "joins") for item in _list(pool, "stitches", MAX_STITCHES)]
+        paths = _list(pool, "paths", MAX_STITCHES)
+        if not all(isinstance(text, str) for text in paths):
+            raise ConfigError("paths", "must be texts such as 0.0-7_1.8-11")
+        return cls(
+            anchors=tuple(
+                Anchor(name=item["name"], config=VitConfig.from_json(item["config"]), depth=item["depth"]) for item in anchors
+            ),
+            stitches=tuple(
+                Stitch(source=_whole(item["source"]), target=_whole(item["target"]), joins=_joins(item["joins"]))
+                for item in stitches
+            ),
+            paths=tuple(map(Path.parse, paths)),
+        )
 
     def __str__(self) -> str:
         """Return the design in words."""
@@ -248,7 +244,27 @@ class Pool:
         return {}
 
 
+def _object(value: object, name: str, *keys: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or value.keys() != set(keys):
+        raise ConfigError(name, f"must be an object with exactly {', '.join(keys)}")
+    return value
+
+
+def _list(value: Mapping[str, Any], name: str, limit: int) -> list[Any]:
+    """Return a list that is not too long, before anything is made of its items."""
+    items = value[name]
+    if not isinstance(items, list) or len(items) > limit:
+        raise ConfigError(name, f"must be a list of at most {limit}")
+    return items
+
+
+def _joins(value: object) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in value):
+        raise ConfigError("stitches.joins", "must be a list of pairs of blocks")
+    return tuple((_whole(before), _whole(after)) for before, after in value)
+
+
 def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError("pool", f"blocks and anchors must be whole numbers, not {str(value)[:80]!r}")
+        raise ConfigError("stitches", f"blocks and anchors must be whole numbers, not {str(value)[:80]!r}")
     return value

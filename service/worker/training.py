@@ -16,13 +16,21 @@ from typing import NoReturn
 import torch
 
 from service.domain.errors import DatasetNotFoundError, LearngeneNotLoadedError, ObjectDamagedError, ObjectStoreError
+from service.worker.export_run import do_export
 from service.worker.fine_tune_run import do_fine_tune
-from service.worker.protocol import INTERNAL_ERROR, Failed, FineTuneRun, Run, Stopped, TrainingRun
+from service.worker.protocol import INTERNAL_ERROR, ExportRun, Failed, FineTuneRun, Run, Stopped, TrainingRun
 from service.worker.run_reporter import Report
 from service.worker.training_run import do_training
 from service.worker.workbench import Workbench
 from tleg_core.errors import CheckpointError, ConfigError, ImageFileError, PictureError
-from tleg_core.training.errors import TrainingDivergedError, TrainingInterruptedError, TrainingMemoryError, is_out_of_memory
+from tleg_core.training.errors import (
+    ExportError,
+    ExportTooLargeError,
+    TrainingDivergedError,
+    TrainingInterruptedError,
+    TrainingMemoryError,
+    is_out_of_memory,
+)
 from tleg_core.training.loop import Wish
 
 logger = logging.getLogger(__name__)
@@ -47,6 +55,8 @@ def train(run: Run, bench: Workbench, report: Report, wish: Callable[[], Wish]) 
                 do_fine_tune(run, bench, report, wish)
             case TrainingRun():
                 do_training(run, bench, report, wish)
+            case ExportRun():
+                do_export(run, bench, report, wish)
     except TrainingInterruptedError:
         report(Stopped(job=run.job))
     except Exception as error:  # whatever it is, it is this job's, and the engine goes on
@@ -80,9 +90,13 @@ def _failure(job: str, error: Exception) -> Failed:
     """Return the report of an error; no message holds a path of this machine."""
     code, message = (
         INTERNAL_ERROR,
-        f"the training failed by an error of its own ({type(error).__name__}); see the worker's log",
+        f"the job failed by an error of its own ({type(error).__name__}); see the worker's log",
     )
     match error:
+        case ExportTooLargeError():
+            code, message = "export_too_large", str(error)
+        case ExportError(deviation=deviation):
+            code, message = "export_refused" if deviation is None else "export_deviates", str(error)
         case PictureError():
             code, message = "dataset_missing", "an image of the data set cannot be decoded"
         case ConfigError():
@@ -98,7 +112,7 @@ def _failure(job: str, error: Exception) -> Failed:
         case ImageFileError():
             code, message = "dataset_missing", "the data set's images cannot be read: the file is damaged"
         case ObjectDamagedError() | CheckpointError():
-            code, message = "weights_damaged", "the file of the model that training starts from, or learns from, is damaged"
+            code, message = "weights_damaged", "the file of the model that the job starts from, or learns from, is damaged"
         case ObjectStoreError():
             code, message = "storage_failed", str(error)
         case OSError(errno=None):  # Pillow's

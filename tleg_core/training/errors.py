@@ -8,6 +8,7 @@
     ├── ImageWorkerError            a process that makes images ready has died
     ├── ProcessLostError            another of the processes that share the run has ended
     └── ExportError                 a network cannot be exported, or the file computes something else
+        └── ExportTooLargeError     the file would be larger than its format allows
 
 Wrong settings are `ConfigError`, unusable files `CheckpointError`, both of `tleg_core.errors`.
 """
@@ -57,6 +58,10 @@ class ExportError(TlegError):
         self.kind = kind
         self.reason = reason
         self.deviation = deviation
+
+
+class ExportTooLargeError(ExportError):
+    """The file would be larger than its format allows."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from tleg_core.atomic_file import atomic_file
 from tleg_core.canonical import canonical_json
 from tleg_core.description import Preprocessing
 from tleg_core.stack import Stack
-from tleg_core.training.errors import ExportError
+from tleg_core.training.errors import ExportError, ExportTooLargeError
 
 OPSET = 18
 """Version of ONNX's operators: the first that torch's exporter writes without converting, and old enough for any runtime."""
@@ -106,6 +107,7 @@ def export_program(network: nn.Module, stack: Stack, path: Path, metadata: Expor
         # a stream, since torch would write the name of a path into the file
         with Path(file.name).open("r+b") as stream:
             torch.export.save(program, stream, extra_files={METADATA_FILE: content})
+        _refuse_pickles(Path(file.name))
         with Path(file.name).open("rb") as stream:
             loaded = torch.export.load(stream)
         deviation = _verify("program", model, stack, loaded.module())
@@ -127,14 +129,15 @@ def export_onnx(network: nn.Module, stack: Stack, path: Path, metadata: ExportMe
         metadata: What it says of itself, as the model's metadata properties: texts, or JSON.
 
     Raises:
-        ExportError: It is too large for one file, cannot be exported, or the file computes something else.
+        ExportTooLargeError: It is too large for one file.
+        ExportError: It cannot be exported, or the file computes something else.
         OSError: The file cannot be written.
     """
     import onnxruntime  # noqa: PLC0415 - loaded where it is needed: it takes a second, and training does without
 
     size_bytes = sum(tensor.numel() * 4 for tensor in network.state_dict().values())
     if size_bytes > _PROTOBUF_LIMIT_BYTES - _GRAPH_BYTES:
-        raise ExportError(
+        raise ExportTooLargeError(
             "onnx", f"the weights take {size_bytes:,} bytes, and one file holds less than 2 GB; a program has no limit"
         )
     model = _frozen(network, fused=False)
@@ -186,6 +189,18 @@ def _trace(kind: str, model: nn.Module, stack: Stack) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Raise `ExportError` where the archive holds a pickle, as those of older versions of torch do."""
+    with zipfile.ZipFile(path) as archive:
+        pickled = [entry.filename for entry in archive.infolist() if entry.filename.endswith(".pt") and entry.file_size]
+        for name in archive.namelist():
+            if name.endswith("_config.json"):
+                entries = json.loads(archive.read(name))["config"]
+                pickled += [tensor for tensor, entry in entries.items() if entry["use_pickle"]]
+    if pickled:
+        raise ExportError("program", f"torch {torch.__version__} would pickle {pickled[0]}, which newer versions do not")
 
 
 def _onnx_bytes(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:

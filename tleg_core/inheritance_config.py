@@ -259,6 +259,21 @@ class InheritanceConfig(Sectioned):
         """The smallest depth offered."""
         return self.selection.count if self.depths.offer_min is None else self.depths.offer_min
 
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all that is trained."""
+        if self.selection.rule is SelectionRule.GIVEN:
+            return 0
+        return self.training.epochs * (1 if self.stability is None else self.stability.num_tasks)
+
+    def check_ancestry(self, depth: int) -> None:
+        """Raise `ConfigError` where an ancestry of `depth` layers has fewer than are to be inherited."""
+        choice = self.selection
+        if choice.layers is not None and choice.layers[-1] >= depth:
+            raise ConfigError("selection.layers", f"must be below the ancestry's {depth} layers, not {choice.layers[-1]}")
+        if choice.count > depth:
+            raise ConfigError("selection.num_layers", f"must be at most the ancestry's {depth} layers, not {choice.count}")
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read `to_json`'s object; what is missing has its default. Raises as `from_toml` does."""

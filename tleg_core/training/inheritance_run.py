@@ -22,15 +22,14 @@ import torch
 from torch import Tensor
 
 from tleg_core import __version__
-from tleg_core.description import Description, Method, Provenance
-from tleg_core.designs.basis import Basis
+from tleg_core.description import Provenance
 from tleg_core.errors import ConfigError
 from tleg_core.image_source import ImageSource
 from tleg_core.images import ImageSet
 from tleg_core.inheritance_config import CarriedWeights, InheritanceConfig
+from tleg_core.inheritance_description import describe_inheritance, summary
 from tleg_core.layer_choice import GIVEN_RULE, STABILITY_RULE, TRANSFER_RULE, highest, stability_scores
 from tleg_core.learngene import Learngene
-from tleg_core.schedule import Inherited
 from tleg_core.selection import Selection
 from tleg_core.training.ancestry import AncestryModel
 from tleg_core.training.ancestry_vit import AncestryVit
@@ -153,14 +152,7 @@ def choose_layers(
 
 def check_ancestry(config: InheritanceConfig, ancestry: AncestryVit) -> None:
     """Raise `ConfigError` where the ancestry has fewer layers than are to be inherited."""
-    if config.selection.layers is not None and config.selection.layers[-1] >= ancestry.depth:
-        raise ConfigError(
-            "selection.layers", f"must be below the ancestry's {ancestry.depth} layers, not {config.selection.layers[-1]}"
-        )
-    if config.selection.count > ancestry.depth:
-        raise ConfigError(
-            "selection.num_layers", f"must be at most the ancestry's {ancestry.depth} layers, not {config.selection.count}"
-        )
+    config.check_ancestry(ancestry.depth)
 
 
 def inherited_learngene(
@@ -172,19 +164,14 @@ def inherited_learngene(
         ConfigError: Something about it is not valid, such as its name.
     """
     chosen = inheritance.selection.chosen
-    description = Description(
-        name=name,
-        method=Method.LEARNGENE,
-        design=Basis(
-            schedule=Inherited(layers=chosen, of=ancestry.depth),
-            config=ancestry.config,
-            min_depth=config.min_depth,
-            max_depth=config.depths.offer_max,
-            trained_depth=None,
-        ),
-        provenance=provenance,
+    description = describe_inheritance(
+        name,
+        config,
+        provenance,
+        ancestry.class_names,
+        network=ancestry.config,
+        depth=ancestry.depth,
         preprocessing=ancestry.preprocessing,
-        class_names=ancestry.class_names,
         selection=inheritance.selection,
     )
     weights = inheritance.weights
@@ -256,28 +243,3 @@ def inherit_layers(
         workers=workers,
     )
     return inherited_learngene(name, config, vit, inheritance, provenance)
-
-
-def summary(config: InheritanceConfig) -> str:
-    """Return how the layers were chosen, in words, for a learngene's provenance."""
-    training = config.training
-    trained = (
-        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {training.epochs} epochs of batch "
-        f"{training.batch_size}, seed {training.seed}"
-    )
-    if config.stability is not None:
-        tasks = config.stability
-        threshold = f"{tasks.threshold:g}" if tasks.threshold is not None else f"their {tasks.threshold_quantile:g} quantile"
-        return (
-            f"{config.selection.count} layers by the stability of gradients ({tasks.sign}, above {threshold}) over "
-            f"{tasks.num_tasks} tasks of {tasks.classes_per_task} classes, each from the {tasks.start} weights with EWC "
-            f"{tasks.ewc_lambda:g} and {trained}; the {tasks.weights} weights"
-        )
-    if config.transfer is not None:
-        meta = config.transfer
-        return (
-            f"{config.selection.count} layers by meta-learned transfer to a pseudo-descendant of {meta.depth} layers: "
-            f"{meta.inner_steps} inner steps of {meta.inner_lr:g}, {meta.criterion} matching weighted {meta.match_weight:g}, "
-            f"lambda nets at {meta.meta_lr:g}; {trained}"
-        )
-    return f"layers {', '.join(map(str, config.selection.layers or ()))}, named by hand"

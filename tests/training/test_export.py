@@ -120,6 +120,21 @@ def test_a_program_holds_no_pickle_and_no_folder_of_this_machine(exported: Expor
     assert json.loads(content["models/model.json"])["range_constraints"].popitem()[1] == {"min_val": 1, "max_val": None}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("archive/data/sample_inputs/model.pt", b"pickled"),
+        ("archive/data/weights/model_weights_config.json", b'{"config": {"norm.weight": {"use_pickle": true}}}'),
+    ],
+)
+def test_a_program_with_a_pickle_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """As older versions of torch write them."""
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(ExportError, match="would pickle"):
+        export._refuse_pickles(tmp_path / "model.pt2")
+
+
 def test_a_program_says_what_it_is(exported: Exported) -> None:
     """In an extra file that torch reads."""
     extra = {METADATA_FILE: ""}

@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
-from tests.core.conftest import METHOD_SCHEDULES, build_learngene
+from tests.core.conftest import METHOD_SCHEDULES, build_learngene, build_pool, build_scratch
 from tleg_core.descendant import Descendant
 from tleg_core.description import Method
 from tleg_core.dtype import DType
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.family import Family, Variation
+from tleg_core.learngene import Learngene
 from tleg_core.recipe import Head, Member
 from tleg_core.training.fine_tune import freeze
 from tleg_core.training.network import DeviceLearngene, Network, with_head, write_weights
@@ -52,6 +53,27 @@ def test_what_is_expanded_on_the_device_is_the_served_file(method: Method, varia
     assert list(expanded) == [spec.name for spec, _ in family.sources(recipe)]
     for name, tensor in served.items():
         assert torch.equal(expanded[name], tensor.float()), name
+
+
+@pytest.mark.parametrize(
+    ("variation", "head"),
+    [(Variation(), None), (Variation(num_classes=3, img_size=48, dtype=DType.BFLOAT16), Head.RANDOM)],
+)
+@pytest.mark.parametrize("learngene", [build_pool(), build_scratch()], ids=["pool", "scratch"])
+def test_so_is_every_member_of_the_other_designs(learngene: Learngene, variation: Variation, head: Head | None) -> None:
+    """Whole anchors, stitched paths and fresh networks; what is expanded is the network's, strictly."""
+    family = Family(learngene)
+    device = DeviceLearngene(family, CPU)
+    for member in family.members:
+        recipe = family.recipe(member, variation, head=head, seed=3)
+        descendant = Descendant(family, recipe)
+        served, expanded = load(descendant.read(0, descendant.size)), device.expand(recipe)
+        assert served.keys() == expanded.keys()
+        assert all(torch.equal(expanded[name], tensor.float()) for name, tensor in served.items())
+        stack = family.stack(member, num_classes=recipe.num_classes, img_size=recipe.img_size)
+        built = Network(architecture=stack.architecture, model_args=stack.model_args, num_classes=recipe.num_classes)
+        logits = built.load(expanded, drop_path=0.0, device=CPU)(torch.zeros(1, 3, recipe.img_size, recipe.img_size))
+        assert logits.shape == (1, recipe.num_classes)
 
 
 def test_training_does_not_change_the_held_learngene() -> None:

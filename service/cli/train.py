@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tleg_core.training.observer import Observer
     from tleg_core.training.processes import Processes
-    from tleg_core.training.teacher import Teacher
+    from tleg_core.training.teacher import AncestryTeacher, Teacher
 
 
 def train(
@@ -93,9 +93,9 @@ def train(
     """Train a learngene, from an ancestry model or from labels: whatever the recipe says.
 
     TLEG and its like train an auxiliary model that is expanded from the learngene at each step; Learngene Pool and SN-Net train
-    several networks and the stitches between them. Options are short for fields of the recipe: `--epochs 3` is
-    `--set training.epochs=3`. On several GPUs, sharing each batch: `torchrun --nproc-per-node 4 -m service.cli train …`; on
-    several machines, with torchrun's options for that.
+    several networks and the stitches between them; Heur-LG and Auto-LG choose layers of the ancestry model. Options are short
+    for fields of the recipe: `--epochs 3` is `--set training.epochs=3`. On several GPUs, sharing each batch:
+    `torchrun --nproc-per-node 4 -m service.cli train …`; on several machines, with torchrun's options for that.
     """
     from tleg_core.training.journal import JOURNAL_NAME, Journal
     from tleg_core.training.observer import Silent
@@ -200,7 +200,9 @@ class _Run:
 
             return train_pool(self.name, config, teacher, self.images, anchors=anchors, **rest)
         if isinstance(config, InheritanceConfig):
-            raise ConfigError("recipe", "inherits layers, which this command cannot do")
+            from tleg_core.training.inheritance_run import inherit_layers
+
+            return inherit_layers(self.name, config, _ancestry_of(teacher).model, self.images, **rest)
         from tleg_core.training.learngene_run import train_learngene
 
         return train_learngene(self.name, config, teacher, self.images, **rest)
@@ -222,13 +224,16 @@ class _Run:
 
 def _side(config: AnyConfig, teacher: Teacher | None) -> int:
     """Return the side of the networks' input, in pixels; where layers are inherited, the ancestry model's."""
-    if not isinstance(config, InheritanceConfig):
-        return config.network.img_size
+    return _ancestry_of(teacher).card.img_size if isinstance(config, InheritanceConfig) else config.network.img_size
+
+
+def _ancestry_of(teacher: Teacher | None) -> AncestryTeacher:
+    """Return the ancestry model as a teacher; raises `ConfigError` where there are its logits alone."""
     from tleg_core.training.teacher import AncestryTeacher
 
     if not isinstance(teacher, AncestryTeacher):
         raise ConfigError("ancestry", "must be a model's file, not stored logits: its layers are inherited")
-    return teacher.card.img_size
+    return teacher
 
 
 def _anchor_files(texts: Sequence[str]) -> dict[str, Path]:

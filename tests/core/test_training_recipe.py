@@ -212,7 +212,7 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("# Mine\n[training]\nepochs = 3\n")
     assert read_recipe(str(path)).training.epochs == 3
-    with pytest.raises(ConfigError, match=r"recipe: 'nothing' is neither a readable file nor one of elastic"):
+    with pytest.raises(ConfigError, match=r"recipe: 'nothing' is neither a readable file nor one of auto-lg"):
         read_recipe("nothing")
     path.write_text("[training]\nepoch = 3\n")
     with pytest.raises(ConfigError, match=r"training\.epoch: is no field"):

@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from tleg_core.description import Measurement
 from tleg_core.errors import ConfigError
+from tleg_core.family import Family, Variation
 from tleg_core.image_source import ImageSource
 from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
+from tleg_core.recipe import Member
+from tleg_core.schedule import Inherited
 from tleg_core.training.auxiliary import AuxiliaryModel
 from tleg_core.training.decoded import InputShape
 from tleg_core.training.errors import MeasurementStoppedError, TrainingMemoryError, is_out_of_memory
+from tleg_core.training.network import DeviceLearngene, Network
 from tleg_core.training.pixels import MemoryPixels, Pixels
 from tleg_core.training.preprocessing import prepare, to_unit
 from tleg_core.training.processes import Processes
@@ -170,6 +175,23 @@ def auxiliary_of(learngene: Learngene) -> AuxiliaryModel:
     return model.eval()
 
 
+def _by_depth(learngene: Learngene, device: torch.device) -> Callable[[Tensor, int], Tensor]:
+    """Return the function from normalised images (B, C, H, W) and a depth to the logits of that descendant."""
+    if not isinstance(learngene.description.basis.schedule, Inherited):
+        return auxiliary_of(learngene).to(device)
+    family = Family(learngene)
+    kept = DeviceLearngene(family, device)
+
+    @lru_cache(maxsize=1)
+    def network(depth: int) -> nn.Module:
+        recipe = family.recipe(Member(depth=depth), Variation(), seed=0)
+        stack = family.stack(recipe.member)
+        plain = Network(architecture=stack.architecture, model_args=stack.model_args, num_classes=recipe.num_classes)
+        return plain.load(kept.expand(recipe), drop_path=0.0, device=device).eval()
+
+    return lambda images, depth: network(depth)(images)
+
+
 def check_classes(learngene: Learngene, data: ImageSource) -> None:
     """Raise `ConfigError` where `data` has other classes than the learngene: its accuracy on them would mean nothing."""
     description = learngene.description
@@ -192,6 +214,8 @@ def measure_depths(
 ) -> Iterator[Measurement]:
     """Yield the accuracy on `data` of each descendant, as expanded and without any fine-tuning.
 
+    Layers that are not inherited, where only some are, are drawn with seed 0.
+
     Args:
         learngene: What they are expanded from.
         data: Held-out images; those that are not in memory are brought to the network's size as timm's evaluation does.
@@ -207,7 +231,7 @@ def measure_depths(
     check_classes(learngene, data)
     description = learngene.description
     config = description.config
-    model = auxiliary_of(learngene).to(device)
+    model = _by_depth(learngene, device)
     with closing(
         whole_pixels(
             data,
@@ -220,7 +244,7 @@ def measure_depths(
         for depth in depths:
 
             def logits_of(images: Tensor, depth: int = depth) -> Tensor:
-                return model(prepare(images, config.img_size, description.preprocessing), depth)  # type: ignore[no-any-return]
+                return model(prepare(images, config.img_size, description.preprocessing), depth)
 
             top1 = measure_top1(
                 logits_of,

@@ -102,6 +102,17 @@ def test_one_stage_is_timms_vit() -> None:
         assert torch.equal(model(images()), plain(images()))
 
 
+def test_sn_nets_path_24_has_the_authors_parameters() -> None:
+    """DeiT-Ti's blocks 0 to 7 and DeiT-S's 7 to 11: 13,038,760 (METHODS.md 10.3) beside positions and class token."""
+    stages = [
+        {"embed_dim": 192, "num_heads": 3, "mlp_ratio": 4.0, "depth": 8},
+        {"embed_dim": 384, "num_heads": 6, "mlp_ratio": 4.0, "depth": 5},
+    ]
+    with torch.device("meta"):
+        model = timm.create_model(STITCHED_VIT, stages=stages, class_token=True, global_pool="token")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 13_038_760 + 197 * 192 + 192
+
+
 def test_fresh_weights_are_distributed_as_timms() -> None:
     """Linear layers, position embedding and patch embedding have timm's deviations; biases are zero."""
     config = stack().config

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from service.api.schemas.exports import ExportResource
 from service.api.schemas.models import FineTuningResource, ModelResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_json, print_table, printable, transfer_bar
 from service.client import Client
+from service.domain.export import ExportFormat, WeightsFormat
 from service.settings import ClientSettings
 from tleg_core.budget import Objective
 from tleg_core.dtype import DType
@@ -125,10 +127,19 @@ def download(
     url: Url,
     model_id: ModelId,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; <id>.safetensors by default.")] = None,
+    weights_format: Annotated[
+        WeightsFormat, typer.Option("--format", help="The form of the file: onnx and torch-export run without tleg.")
+    ] = WeightsFormat.SAFETENSORS,
 ) -> None:
-    """Download a model's weights; a broken download is taken up where it stopped."""
+    """Download a model; a broken download is taken up where it stopped.
+
+    ONNX files and torch.export programs are made by a worker when they are first asked for.
+    """
     with Client(url) as client:
-        download_weights(client, model_id, output)
+        if weights_format.export is None:
+            download_weights(client, model_id, output)
+        else:
+            _download_export(client, model_id, output, weights_format.export)
 
 
 def _print_costs(model: ModelResource) -> None:
@@ -173,3 +184,27 @@ def download_weights(client: Client, model_id: str, output: Path | None) -> None
         task = bar.task_ids[0]
         model = client.download(model_id, path, progress=lambda have, size: bar.update(task, completed=have, total=size))
     err.print(f"{path}: {model.size_bytes:,} bytes, sha256 {model.sha256} checked", soft_wrap=True)
+
+
+def _download_export(client: Client, model_id: str, output: Path | None, export_format: ExportFormat) -> None:
+    """Download a model's export with a bar; say how its job stands while it is waited for."""
+    path = output or Path(f"{model_id.replace('/', '_')}{export_format.suffix}")
+    shown = ""
+    with transfer_bar(path.name) as bar:
+        task = bar.task_ids[0]
+
+        def show(job: ExportResource) -> None:
+            nonlocal shown
+            state = f"{job.id} is {job.status}"
+            bar.update(task, description=f"{path.name}: {job.status}")
+            if not err.is_terminal and state != shown:
+                err.print(state, soft_wrap=True)
+            shown = state
+
+        def transferred(have: int, size: int) -> None:
+            bar.update(task, description=path.name, completed=have, total=size)
+
+        result = client.download_export(model_id, path, export_format, progress=transferred, waiting=show).result
+    if result is not None:
+        deviation = f"logits within {result.deviation:.1e} of the network's"
+        err.print(f"{path}: {result.size_bytes:,} bytes, sha256 {result.sha256} checked, {deviation}", soft_wrap=True)

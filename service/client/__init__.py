@@ -15,7 +15,7 @@ from service.api.schemas.fine_tunes import FineTuneBody, FineTuneSettingsBody
 from service.api.schemas.models import ModelRequestBody
 from service.api.schemas.trainings import TrainingBody
 from service.client.async_client import AsyncClient
-from service.client.errors import ClientError, FineTuneError, JobFailedError, TrainingError, WaitTimeoutError
+from service.client.errors import ClientError, ExportError, FineTuneError, JobFailedError, TrainingError, WaitTimeoutError
 from service.client.sync_client import Client
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "BudgetBody",
     "Client",
     "ClientError",
+    "ExportError",
     "FineTuneBody",
     "FineTuneError",
     "FineTuneSettingsBody",

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from service.client import datasets, fine_tunes, jobs, learngenes, models, trainings
+from service.client import datasets, exports, fine_tunes, jobs, learngenes, models, trainings
 from service.client import download as downloads
 from service.client import events as event_streams
 from service.client.connection import DOWNLOAD_CHUNK_BYTES, base_url, options
@@ -77,6 +77,11 @@ class AsyncClient:
     get_model = _verb(models.get_model)
     list_models = _verb(models.list_models)
     download = _verb(downloads.download)
+
+    export_model = _verb(exports.export_model)
+    get_export = _verb(exports.EXPORTS.get)
+    wait_for_export = _verb(exports.EXPORTS.wait)
+    download_export = _verb(exports.download_export)
 
     publish_learngene = _verb(learngenes.publish_learngene)
     get_learngene = _verb(learngenes.get_learngene)

@@ -3,6 +3,7 @@
 TlegError
 └── ClientError             the server cannot be reached, or refused; `problem` says why
     ├── JobFailedError      a job failed or was cancelled; `job` is how it ended
+    │   ├── ExportError
     │   ├── FineTuneError
     │   └── TrainingError
     └── WaitTimeoutError    a job has not ended in time; it goes on
@@ -30,6 +31,10 @@ class JobFailedError(ClientError):
         reason = f": {job.error.message} ({job.error.code})" if job.error is not None else ""
         super().__init__(f"{job.id} {'failed' if job.status == 'failed' else f'was {job.status}'}{reason}")
         self.job = job
+
+
+class ExportError(JobFailedError):
+    """The export failed, or was cancelled."""
 
 
 class FineTuneError(JobFailedError):

@@ -7,10 +7,11 @@ from pathlib import Path
 from service.api.schemas.fine_tunes import CheckpointList, FineTuneBody, FineTuneList, FineTuneResource
 from service.api.schemas.models import ModelResource
 from service.client.call import call
-from service.client.download import Progress, download
+from service.client.download import download
 from service.client.effect import Flow, Request
 from service.client.errors import ClientError, FineTuneError
 from service.client.jobs import Jobs, job_path
+from service.client.transfer import Progress
 from service.domain.job import JobKind, JobStatus
 
 FINE_TUNES = Jobs(kind=JobKind.FINE_TUNE, resource=FineTuneResource, page=FineTuneList, failure=FineTuneError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,13 +69,21 @@ class Jobs(Generic[JobT, ListT]):
         """Queue a paused job again; it goes on where it was."""
         return call(self.resource, Request(method="POST", path=f"{self._path(job_id)}/resume"))
 
-    def wait(self, job_id: str, *, timeout_s: float | None = None, patience_s: float = 300.0) -> Flow[JobT]:
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        patience_s: float = 300.0,
+        watch: Callable[[JobT], None] | None = None,
+    ) -> Flow[JobT]:
         """Return a job once it has succeeded.
 
         Args:
             job_id: The job's id.
             timeout_s: How long to wait at most; None for ever.
             patience_s: How long to go on without an answer, once the server has given one.
+            watch: Called with the job, each time that it was looked at.
 
         Raises:
             JobFailedError: It failed, or was cancelled.
@@ -85,6 +94,8 @@ class Jobs(Generic[JobT, ListT]):
         patience = Patience(patience_s)
         delay = _FIRST_POLL_S
         while not job.is_terminal:
+            if watch is not None:
+                watch(job)
             if timeout_s is not None and time.monotonic() - started >= timeout_s:
                 raise WaitTimeoutError(job, timeout_s)
             left = delay if timeout_s is None else min(delay, max(0.0, started + timeout_s - time.monotonic()))

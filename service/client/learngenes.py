@@ -7,10 +7,10 @@ from pathlib import Path
 
 from service.api.schemas.learngenes import LearngeneList, LearngeneResource
 from service.client.call import answer, call, given, segment
-from service.client.download import Progress, RemoteFile, fetch
 from service.client.effect import Flow, Request, do
 from service.client.errors import ClientError
 from service.client.file_content import file_upload, reporting
+from service.client.transfer import Progress, RemoteFile, fetch
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHECK_TIMEOUT_S = 600.0  # the answer comes when the whole file was read, stored and loaded

@@ -1,0 +1,139 @@
+"""`tleg models download --format` and the clients' verbs against a real server; the worker's part is played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.client import AsyncClient, BudgetBody, Client, ClientError, ExportError, ModelRequestBody, WaitTimeoutError
+from service.domain.export import ExportFormat
+from service.domain.job import JobStatus
+from service.storage.embedded_redis import running_url
+from service.storage.object_store import ObjectStore
+from tests.service.commands import Tleg, assert_one_line_error
+from tests.service.exporter import fail, make_file
+from tests.service.server import ServerProcess
+
+CONTENT = random.Random(0).randbytes(3_000_000)
+_SEEDS = itertools.count(1)
+
+
+@pytest.fixture
+def model(server: ServerProcess) -> str:
+    """The id of a model that no other test has."""
+    with Client(server.url) as client:
+        body = ModelRequestBody(learngene="tiny-tleg", budget=BudgetBody(depth=2), head="random", seed=next(_SEEDS))
+        return client.create_model(body).id
+
+
+@pytest.fixture
+def beside() -> Iterator[ThreadPoolExecutor]:
+    """A thread for the worker's part."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def work_soon(server: ServerProcess, model: str, beside: ThreadPoolExecutor, *, error: str | None = None) -> Future[None]:
+    """Wait until an export of the model is queued, and a moment more, then make the file."""
+
+    def work() -> None:
+        deadline = time.monotonic() + 30
+        url = running_url(server.data_dir)
+        objects = ObjectStore((server.data_dir / "objects").as_uri())
+        with Client(server.url) as client:
+            while not (jobs := client._http.get("/exports", params={"model": model, "status": "queued"}).json()["data"]):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        time.sleep(0.3)
+        if error is None:
+            make_file(url, objects, jobs[0]["id"], CONTENT)
+        else:
+            fail(url, jobs[0]["id"], "export_deviates", error)
+
+    return beside.submit(work)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("onnx", ".onnx"), ("torch-export", ".pt2")])
+def test_download_waits_for_the_worker_and_checks_the_file(
+    *,
+    online: Tleg,
+    server: ServerProcess,
+    model: str,
+    beside: ThreadPoolExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    suffix: str,
+) -> None:
+    """Under the id's name with the format's suffix; the second time it is there at once."""
+    monkeypatch.chdir(tmp_path)
+    working = work_soon(server, model, beside)
+    outcome = online("models", "download", model, "--format", name)
+    working.result()
+    assert outcome.code == 0, outcome.err
+    assert "is queued" in outcome.err
+    assert "sha256" in outcome.err
+    assert "logits within 1.0e-06" in outcome.err
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.read_bytes()) == (f"{model}{suffix}", CONTENT)
+    again = online("models", "download", model, "--format", name, "-o", tmp_path / "again")
+    assert again.code == 0
+    assert "queued" not in again.err
+    assert (tmp_path / "again").read_bytes() == CONTENT
+
+
+def test_a_file_that_cannot_be_made_is_one_line(
+    online: Tleg, server: ServerProcess, model: str, beside: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """With the job's reason; nothing is written."""
+    working = work_soon(server, model, beside, error="its logits deviate by 0.5")
+    outcome = online("models", "download", model, "--format", "onnx", "-o", tmp_path / "x.onnx")
+    working.result()
+    assert outcome.code == 1
+    assert "its logits deviate by 0.5 (export_deviates)" in outcome.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_is_none_is_refused(online: Tleg, model: str, server: ServerProcess, tmp_path: Path) -> None:
+    """Before anything is asked of the server."""
+    outcome = online("models", "download", model, "--format", "pickle")
+    assert outcome.code == 2
+    assert "torch-export" in outcome.err
+    with Client(server.url) as client, pytest.raises(ClientError, match="must be one of safetensors, onnx, torch-export"):
+        client.download(model, tmp_path / "x", format="pickle")
+    nobody = "m-" + "0" * 32
+    assert_one_line_error(online("models", "download", nobody, "--format", "onnx"), nobody)
+
+
+def test_both_clients_wait_and_download(server: ServerProcess, model: str, beside: ThreadPoolExecutor, tmp_path: Path) -> None:
+    """The job is shown while it is waited for; with too little time it goes on, and can be asked for again."""
+    seen: list[JobStatus] = []
+    with Client(server.url) as client:
+        with pytest.raises(WaitTimeoutError):
+            client.download(model, tmp_path / "x", format="onnx", timeout_s=0)
+        job = client.export_model(model, ExportFormat.ONNX)
+        assert client.get_export(job.id).status is JobStatus.QUEUED
+        working = work_soon(server, model, beside)
+        done = client.download(model, tmp_path / "x", format="onnx", waiting=lambda job: seen.append(job.status))
+        working.result()
+        assert done.id == model
+        assert JobStatus.QUEUED in seen
+        assert client.wait_for_export(job.id).result is not None
+
+    async def use() -> None:
+        async with AsyncClient(server.url) as client:
+            await client.download(model, tmp_path / "y", format="onnx")
+            working = work_soon(server, model, beside, error="too large")
+            with pytest.raises(ExportError, match="too large"):
+                await client.download(model, tmp_path / "z", format="torch-export")
+            working.result()
+
+    asyncio.run(use())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": CONTENT, "y": CONTENT}

@@ -23,6 +23,7 @@ from tleg_core.anchor_config import AnchorRule
 from tleg_core.canonical import sha256_hex
 from tleg_core.errors import ConfigError
 from tleg_core.learngene_config import Distillation
+from tleg_core.path import Path
 from tleg_core.pool_config import PoolConfig, StitchInit
 from tleg_core.training.batches import Batches
 from tleg_core.training.draws import seed_of
@@ -245,7 +246,7 @@ class PoolTrainer:
         ).to(self._device)
 
         def measure(result: AnchorModel) -> Mapping[str, float]:
-            return self._measured(result)
+            return self._measured(result, self.design.whole(at))
 
         result = self._trained(model, training, lambda batches: self._anchor_objective(model, at, batches), measure)
         made = {f"anchors.{at}.{name}": tensor for name, tensor in result.network.state_dict().items()}
@@ -327,19 +328,21 @@ class PoolTrainer:
             return self._logits_objective(logits_of, config.joint.distillation, batches, training)
 
         def measure(result: PoolModel) -> Mapping[str, float]:
-            metrics = dict(self._measured(partial(result, path=last)))
+            metrics = self._measured(partial(result, path=last), last)
             for path in others:
-                metrics[f"top1_path_{path}"] = self._measured(partial(result, path=path))["top1"]
+                name = f"top1_path_{path}"
+                metrics[name] = self._measured(partial(result, path=path), path)[name]
             return metrics
 
         result = self._trained(model, training, objective, measure)
         return _kept({f"pool.{name}": tensor for name, tensor in result.pool_tensors().items()})
 
-    def _measured(self, network: LogitsOf) -> Mapping[str, float]:
-        """Measure a network that takes normalised images."""
+    def _measured(self, network: LogitsOf, path: Path) -> dict[str, float]:
+        """Measure a network that takes normalised images, and give its accuracy the path's name too."""
         assert self._measure is not None  # noqa: S101 - it is asked with held-out images only
         side, preprocessing = self._config.network.img_size, self._config.preprocessing
-        return self._measure(lambda images: network(prepare(images, side, preprocessing)))
+        metrics = self._measure(lambda images: network(prepare(images, side, preprocessing)))
+        return {**metrics, f"top1_path_{path}": metrics["top1"]}
 
     def _check_learned_init(self, given: Mapping[str, object]) -> None:
         """Raise `ConfigError` where the learned start lacks a matrix, before anything is trained."""

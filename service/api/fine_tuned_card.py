@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.api.learning_curve import CurvePoint
+from service.api.stitched_section import stitched_section, timm_import
 from service.domain.model import FineTuning, Model
 from tleg_core.canonical import canonical_json
 from tleg_core.markdown import licence_tag, plain, table_cell
@@ -49,7 +50,7 @@ A vision Transformer with {model.recipe.member.depth} blocks, fine-tuned on {dat
 {start}
 
 ```python
-import timm
+{timm_import(model)}import timm
 import torch
 from PIL import Image
 
@@ -59,7 +60,7 @@ with torch.inference_mode():
     scores = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)).softmax(dim=1)[0]
 print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())
 ```
-
+{stitched_section(model)}
 ## Results
 
 Measured {when} ({tuning.step:,} updates) on {_held_out(tuning)}, one crop an image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from tleg_core.budget import Candidate
@@ -13,6 +13,7 @@ from tleg_core.frontier import frontier
 _SMALLEST_SPAN = 1e-9  # of an axis; below it all points lie on one line
 
 WIDTH, HEIGHT, MARGIN = 640, 280, 48  # px
+LETTER, LINE = 6.5, 12  # px, of a label's letter and line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Point:
 
     x: float
     y: float
-    label: str
+    label: str  # empty where it would lie on another's
     title: str
     on_front: bool
 
@@ -63,7 +64,7 @@ class FrontPlot:
             low, high = y_ticks[0], y_ticks[-1]
             return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (top1 - low) / (high - low or 1)
 
-        points = tuple(
+        points = [
             Point(
                 x=round(x(item.cost.macs), 1),
                 y=round(y(top1), 1),
@@ -72,15 +73,29 @@ class FrontPlot:
                 on_front=id(item) in front,
             )
             for item, top1 in zip(measured, accuracies, strict=True)
-        )
+        ]
         line = " ".join(f"{point.x},{point.y}" for point in sorted(points, key=lambda point: point.x) if point.on_front)
         return cls(
             data_set=data_set,
-            points=points,
+            points=_readable(points),
             line=line,
             x_ticks=tuple(Tick(position=round(x(value), 1), text=f"{value / 1e6:,.4g}") for value in x_ticks),
             y_ticks=tuple(Tick(position=round(y(value), 1), text=f"{100 * value:.4g} %") for value in y_ticks),
         )
+
+
+def _readable(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Return the points, without the labels that would lie on another's; the front's come first, and are drawn last."""
+    taken: list[tuple[float, float, float]] = []  # left, right and base line of a label
+    ordered: list[Point] = []
+    for point in sorted(points, key=lambda point: not point.on_front):
+        half = LETTER * len(point.label) / 2
+        left, right = point.x - half, point.x + half
+        is_free = all(right < start or end < left or abs(point.y - y) > LINE for start, end, y in taken)
+        if is_free:
+            taken.append((left, right, point.y))
+        ordered.append(point if is_free else replace(point, label=""))
+    return tuple(reversed(ordered))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -56,7 +56,7 @@ class HubRepository:
             family = catalogue.family_by_digest(model.recipe.learngene)
             if family is None:
                 raise LearngeneNotLoadedError(model.learngene, model.recipe.learngene)
-            card = model_card(repo_id, model, family.learngene.description.provenance)
+            card = model_card(repo_id, model, family.learngene.description)
         return cls(name=name, model=model, plain_files={"README.md": card.encode(), "config.json": config})
 
     @property

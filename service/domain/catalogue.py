@@ -169,8 +169,8 @@ class Catalogue:
         return tuple(candidate for family in variable for candidate in family.candidates(request.variation))
 
     def default_member(self, name: str, member: Member) -> Selection:
-        """Return one member of one family as it is, nothing changed."""
-        self.family(name)
+        """Return one member of one family as it is, nothing changed; raises `ConfigError` where there is no such member."""
+        self.family(name).learngene.description.design.check(member)
         return self.resolve(ModelRequest(learngene=name, budget=Budget(depth=member.depth, path=member.path)))
 
     def _resolve(self, request: ModelRequest) -> Selection:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from huggingface_hub.utils import validate_repo_id
 from starlette.testclient import TestClient
 
+from service.api.front_plot import LETTER, LINE, FrontPlot
 from tests.service import tiny
 from tests.service.conftest import ApiFactory
 from tleg_core.cost import stack_cost
 from tleg_core.descendant import Descendant
+from tleg_core.description import Measurement
+from tleg_core.designs.pool import Pool, Stitch
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
 from tleg_core.path import Path as PoolPath
@@ -220,3 +225,109 @@ def test_nobody_gets_scratch_unasked(api: TestClient, body: dict[str, Any]) -> N
         assert answer.json()["nearest_feasible"]["learngene"] != "tiny-scratch"
     else:
         assert answer.json()["learngene"] != "tiny-scratch"
+
+
+def test_a_stitched_members_repository(api: TestClient) -> None:
+    """By the path's name or the id, with a config of stages, and a card that says what is needed to load it and what is not."""
+    model = create(api, learngene="tiny-pool", budget={"path": STITCHED})
+    name = f"tiny-pool-p{STITCHED}"
+    for repository in (name, model["id"]):
+        content = api.get(f"/tleg/{repository}/resolve/main/model.safetensors").content
+        assert hashlib.sha256(content).hexdigest() == model["sha256"]
+        config = api.get(f"/tleg/{repository}/resolve/main/config.json").json()
+        assert config == api.get(model["links"]["config"]).json()
+        assert (config["architecture"], config["model_args"]) == ("tleg_stitched_vit", model["model_args"])
+        assert config["num_features"] == 48
+    card = api.get(f"/tleg/{name}/resolve/main/README.md").text
+    for text in (
+        f"hf-hub:tleg/{name}",
+        "import tleg_core.training.stitched_vit",
+        "`narrow` (0 to 1), then the anchor `wide` (3 to 3)",
+        "| 0 | 2 | 32 | 2 |",
+        "| 1 | 1 | 48 | 3 |",
+        f"/models/{model['id']}/weights?format=onnx",
+        "format=torch-export",
+        "70.00%",
+    ):
+        assert text in card
+    plain = api.get("/tleg/tiny-pool-p1.0-3/resolve/main/README.md").text
+    assert "the whole anchor `wide`" in plain
+    assert "stitched_vit" not in plain
+    info = api.get(f"/api/models/tleg/{name}").json()
+    assert (info["id"], len(info["siblings"])) == (f"tleg/{name}", 3)
+
+
+@pytest.mark.parametrize("name", [f"tiny-pool-p{STITCHED}", f"{'a' * 63}-p0.0-3_1.4-11_0.8-11", "tiny-inherited-d4"])
+def test_huggingface_hub_takes_the_names(name: str) -> None:
+    """Its own check of a repository's id."""
+    validate_repo_id(f"tleg/{name}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny-pool-p0.0-1_1.1-3",  # no stitch is there
+        "tiny-pool-p0.0-1",
+        "tiny-pool-p64.0-1",
+        "tiny-pool-p0.0-1_",
+        "tiny-pool-p..",
+        "tiny-pool-p" + "9" * 300,
+        "tiny-pool-d3",  # a depth alone is none of a pool's members
+        "tiny-inherited-d7",
+        "tiny-inherited-p0.0-2",
+        "nobody-p0.0-2",
+    ],
+)
+def test_a_name_that_means_no_member_is_not_found(api: TestClient, name: str) -> None:
+    """As the Hub says it."""
+    answer = api.get(f"/tleg/{name}/resolve/main/config.json")
+    assert answer.status_code == 404
+    assert answer.headers["X-Error-Code"] == "RepoNotFound"
+
+
+def test_the_cards_of_drawn_networks_say_so(api: TestClient) -> None:
+    """What of the ancestry is inherited and where it stands; that nothing is learned."""
+    card = api.get("/tleg/tiny-inherited-d5/resolve/main/README.md").text
+    assert "Its blocks 1, 4 (from 0) are layers of the ancestry model" in card
+    assert "the baseline" in api.get("/tleg/tiny-scratch-d5/resolve/main/README.md").text
+
+
+def test_the_page_shows_every_design(api: TestClient) -> None:
+    """Members by path, points of the pool on the plot, the design in words."""
+    text = api.get("/").text
+    for part in ("tiny-pool", STITCHED, "anchors narrow (width 32, depth 3)", "layers 1, 3 of 4", "everything drawn", "<svg"):
+        assert part in text
+
+
+def test_a_plot_of_hundreds_of_members_stays_readable(open_api: ApiFactory, redis_url: str, tmp_path: Path) -> None:
+    """No label lies on another, the front's stay, every member has its point; the table is folded."""
+    design = many_paths()
+    paths = [str(design.whole(0)), str(design.whole(1)), *map(str, design.paths)]
+    accuracy = tuple(
+        Measurement.of(Member.along(PoolPath.parse(path)), data_set="shapes", top1=0.5 + 0.002 * index, images=1000)
+        for index, path in enumerate(paths)
+    )
+    gene = tiny.pool("many-pool", design, accuracy=accuracy)
+    gene.write(tmp_path / "many-pool.safetensors")
+    candidates = Family(gene).candidates(Variation())
+    assert len(candidates) == 68
+    plot = FrontPlot.of(candidates, "shapes")
+    assert len(plot.points) == len(candidates)
+    labelled = [point for point in plot.points if point.label]
+    assert 3 <= len(labelled) < 40
+    for index, one in enumerate(labelled):
+        for other in labelled[:index]:
+            apart = abs(one.x - other.x) >= LETTER * (len(one.label) + len(other.label)) / 2 - 1e-6
+            assert apart or abs(one.y - other.y) > LINE
+    with open_api(f"{redis_url}?db=2", learngenes=(tmp_path / "many-pool.safetensors",)) as client:
+        text = client.get("/").text
+    assert text.count("<circle") == len(candidates)
+    assert f"<summary>{len(candidates)} members</summary>" in text
+
+
+def many_paths() -> Pool:
+    """Return a pool of two anchors of depth 12 with every join from a block of the first to a later one of the second."""
+    anchors = tuple(replace(anchor, depth=12) for anchor in tiny.POOL.anchors)
+    joins = tuple((before, after) for before in range(11) for after in range(before + 1, 12))
+    paths = tuple(PoolPath.parse(f"0.0-{before}_1.{after}-11") for before, after in joins)
+    return Pool(anchors=anchors, stitches=tuple(Stitch(source=0, target=1, joins=(join,)) for join in joins), paths=paths)

@@ -72,7 +72,11 @@ def test_the_resource_says_how_it_came_about(api: TestClient, base: dict[str, An
     assert (tuning["epoch"], tuning["step"], tuning["settings"]) == (3, 30, SETTINGS)
     assert tuning["metrics"] == METRICS
     assert resource["accuracy"] == {"petals": {"top1": 0.875, "images": 60}}
-    assert (resource["learngene"], resource["member"], resource["recipe"]["num_classes"]) == ("tiny-tleg", {"depth": 3}, 3)
+    assert (resource["learngene"], resource["member"], resource["recipe"]["num_classes"]) == (
+        "tiny-tleg",
+        {"depth": 3, "path": None},
+        3,
+    )
     assert api.get(resource["links"]["parent"]).json() == {key: base[key] for key in resource}
     assert resource["links"]["job"] == f"/fine-tunes/{tuning['job']}"
     assert resource["links"]["dataset"] == f"/datasets/{tuning['dataset']}"

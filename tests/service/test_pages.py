@@ -89,6 +89,32 @@ def test_the_root_page_shows_the_latest_jobs_and_data_sets(empty_api: TestClient
         assert empty_api.get(link).status_code == 200, link
 
 
+def test_the_root_page_keeps_trainings_apart_from_fine_tunes(empty_api: TestClient, redis_url: str) -> None:
+    """A training stands under its own heading, with its own link."""
+    dataset = data_set(name="petals")
+
+    async def record() -> None:
+        async with Redis.from_url(f"{redis_url}?db=1", decode_responses=True) as client:
+            await DatasetStore(client).add(dataset)
+
+    asyncio.run(record())
+    training = empty_api.post("/learngenes/trainings", json={"name": "petals-gene", "dataset": dataset.id}).json()["id"]
+    text = empty_api.get("/").text
+    assert "Latest trainings of learngenes" in text
+    assert "Latest fine-tunes" not in text
+    assert f'href="/learngenes/trainings/{training}"' in text
+    assert f'href="/fine-tunes/{training}"' not in text
+    assert "petals-gene" in text
+    for link in links(text):
+        assert empty_api.get(link).status_code == 200, link
+    model = empty_api.post("/models", json={"budget": {"depth": 2}}).json()["id"]
+    fine_tune = empty_api.post("/fine-tunes", json={"model": model, "dataset": dataset.id}).json()["id"]
+    text = empty_api.get("/").text
+    assert text.index("Latest fine-tunes") < text.index(f"/fine-tunes/{fine_tune}") < text.index("Latest trainings")
+    for link in links(text):
+        assert empty_api.get(link).status_code == 200, link
+
+
 def test_the_root_page_is_there_without_redis(open_api: ApiFactory, tmp_path: Path) -> None:
     """It says that jobs cannot be listed, and shows the rest."""
     with open_api(f"unix://{tmp_path}/nobody.sock") as api:

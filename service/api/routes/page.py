@@ -12,14 +12,18 @@ from fastapi.templating import Jinja2Templates
 
 from service.api.dependencies import Resources, ResourcesDep
 from service.api.front_plot import FrontPlot
+from service.api.schemas.fine_tunes import FineTuneResource
+from service.api.schemas.trainings import TrainingResource
 from service.domain.errors import StoreUnavailableError
+from service.domain.job import JobKind
 from tleg_core import __version__
 from tleg_core.budget import measured_data_sets
 from tleg_core.family import Variation
 
 router = APIRouter(include_in_schema=False)
 
-_LATEST = 8  # data sets and jobs on the page
+_LATEST = 8  # data sets, and jobs of each kind, on the page
+_SHOWN_MEMBERS = 24  # of a family; a table of more is folded
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
             (family, resources.catalogue.origin(family.name), family.candidates(Variation()))
             for family in resources.catalogue.families
         ],
+        "shown_members": _SHOWN_MEMBERS,
         "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)],
         **await _latest(resources),
     }
@@ -47,10 +52,15 @@ async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
 async def _latest(resources: Resources) -> dict[str, Any]:
     """Return the latest jobs and data sets; where Redis does not answer, the page goes without."""
     try:
-        jobs = (await resources.jobs.page(limit=_LATEST, after=None)).jobs
+        fine_tunes = await resources.jobs.page(limit=_LATEST, after=None, kind=JobKind.FINE_TUNE)
+        trainings = await resources.jobs.page(limit=_LATEST, after=None, kind=JobKind.TRAINING)
         datasets = [stored.dataset for stored in (await resources.datasets.page(limit=_LATEST, after=None)).datasets]
     except StoreUnavailableError as error:
         logger.warning("%s; the page is without jobs and data sets", error, extra={"action": "redis_away"})
-        return {"jobs": (), "datasets": (), "dataset_names": {}, "is_away": True}
+        return {"jobs": {}, "datasets": (), "dataset_names": {}, "is_away": True}
     names = {dataset.id: dataset.name for dataset in datasets}
+    jobs: dict[str, list[FineTuneResource] | list[TrainingResource]] = {
+        "fine-tunes": [FineTuneResource.of(job) for job in fine_tunes.jobs],
+        "trainings of learngenes": [TrainingResource.of(job) for job in trainings.jobs],
+    }
     return {"jobs": jobs, "datasets": datasets, "dataset_names": names, "is_away": False}

@@ -1,0 +1,41 @@
+"""What the cards of networks whose width changes say beside those of plain ones: their stages, and how to load them."""
+
+from __future__ import annotations
+
+from service.domain.export import ExportFormat
+from service.domain.model import Model
+from tleg_core.markdown import table
+from tleg_core.stack import STITCHED_VIT
+
+_MODULE = "tleg_core.training.stitched_vit"
+
+
+def timm_import(model: Model) -> str:
+    """Return the line of Python before which timm does not know the architecture; nothing for a plain network."""
+    return "" if model.stack.is_plain else f"import {_MODULE}  # timm knows {STITCHED_VIT} now\n"
+
+
+def stitched_section(model: Model) -> str:
+    """Return a section on the stages and on the ways to run them; nothing for a plain network."""
+    stack = model.stack
+    if stack.is_plain:
+        return ""
+    stages = table(
+        ("stage", "blocks", "width", "heads"),
+        [
+            (str(index), str(stage.depth), str(stage.config.embed_dim), str(stage.config.num_heads))
+            for index, stage in enumerate(stack.stages)
+        ],
+    )
+    exports = " or ".join(f"`GET /models/{model.id}/weights?format={item.value}`" for item in ExportFormat)
+    return f"""
+## A network of changing width
+
+Its blocks come in stages, with a linear layer from each width to the next:
+
+{stages}
+
+No architecture of timm's own does that. `import {_MODULE}` (the package `tleg`) makes `{STITCHED_VIT}` known
+to timm, after which everything is as with any other model. To run it without any of our code, ask the server for an
+ONNX file or a `torch.export` program: {exports}.
+"""

@@ -118,9 +118,9 @@ def test_an_infeasible_budget_names_the_limit_and_the_nearest_member(api: TestCl
     nearest = problem["nearest_feasible"]
     assert (problem["binding_constraint"], problem["limit"]) == (limit, value)
     if limit == "depth":
-        assert (problem["required"], nearest["member"]) == (12, {"depth": 12})
+        assert (problem["required"], nearest["member"]) == (12, {"depth": 12, "path": None})
     else:
-        assert (problem["required"], nearest["member"]) == (nearest[COSTS[limit]], {"depth": 1})
+        assert (problem["required"], nearest["member"]) == (nearest[COSTS[limit]], {"depth": 1, "path": None})
 
 
 def test_limits_are_anded(api: TestClient) -> None:

@@ -32,7 +32,8 @@ def do_export(run: ExportRun, bench: Workbench, report: Report, wish: Callable[[
         export_program,
     )
 
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it tells of each initialiser
+    for noisy in ("onnx_ir", "onnxscript"):  # they tell of each initialiser and rule
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
     def step(number: int) -> None:
         report(Stepped(job=run.job, epoch=0, step=number, steps=_STEPS, images_per_s=None, metrics={}))

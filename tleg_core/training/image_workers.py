@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,7 +64,8 @@ class ImageWorkers:
             ImageWorkerError: A process has died.
         """
         try:
-            return self._pool.submit(_work, start, list(rows), list(seeds))
+            with _ctrl_c_blocked():  # a process that this starts inherits that, and so cannot be interrupted half-made
+                return self._pool.submit(_work, start, list(rows), list(seeds))
         except BrokenProcessPool as error:
             raise ImageWorkerError from error
 
@@ -87,6 +89,16 @@ class ImageWorkers:
     def close(self) -> None:
         """End the processes; what was begun and is not done is given up."""
         self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Put SIGINT off until the end, in this thread and for what it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:

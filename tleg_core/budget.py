@@ -87,6 +87,10 @@ class Budget:
         names = (item.name for item in fields(self) if item.name != "path")
         return {name: limit for name in names if (limit := getattr(self, name)) is not None}
 
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether the candidate breaks no limit, and is the path's member where there is one."""
+        return self.path in (None, candidate.member.path) and not self.excess(candidate)
+
     def excess(self, candidate: Candidate) -> dict[str, float]:
         """Return by how much, as a fraction of the limit, the candidate breaks each limit that it breaks."""
         broken = {}

@@ -10,23 +10,27 @@ from collections.abc import Sequence
 
 from tleg_core.budget import Candidate
 from tleg_core.description import Description
+from tleg_core.designs.basis import Basis
+from tleg_core.designs.pool import Pool
+from tleg_core.designs.scratch import Scratch
 from tleg_core.family import Family, Variation
 from tleg_core.interval import wilson
 from tleg_core.markdown import code_block, licence_tag, listed, plain, table
-from tleg_core.vit import timm_architecture, timm_model_args
+from tleg_core.recipe import Member
+from tleg_core.schedule import Inherited
 
 _SHOWN_MEMBERS = 40  # rows of the table; of more members they are spread evenly
 _EXAMPLE_DEPTH = 6
+_STITCHED_IMPORT = "import tleg_core.training.stitched_vit  # timm knows networks of changing width now\n"
 
 
 def card(family: Family) -> str:
     """Return the card of a learngene and the family of models that are expanded from it."""
     learngene, description = family.learngene, family.learngene.description
-    config, provenance, basis = description.config, description.provenance, description.basis
+    config, provenance = description.config, description.provenance
     candidates = family.candidates(Variation())
     shown = _spread(candidates)
     data_sets = sorted({name for candidate in candidates for name in candidate.accuracy})
-    whole = sum(candidate.cost.params for candidate in candidates)
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -36,9 +40,7 @@ tags: [image-classification, timm, learngene]
 
 # {description.name}
 
-A learngene: {learngene.num_params:,} stored parameters, from which vision Transformers of every depth from
-{basis.min_depth} to {basis.max_depth} are expanded by arithmetic, ready to be fine-tuned. All {len(candidates)}
-together have {whole:,} parameters, {whole / learngene.num_params:.1f} times what is stored.
+{_introduction(family, candidates)}
 
 {_facts(family)}
 
@@ -59,24 +61,69 @@ together have {whole:,} parameters, {whole / learngene.num_params:.1f} times wha
 | data | {plain(provenance.data_set)} |
 | ancestry model | {plain(provenance.ancestry)} |
 | training | {plain(provenance.notes)} |
-| auxiliary model | {f"depth {basis.trained_depth}" if basis.trained_depth else "none: nothing was trained"} |
-| licence | {plain(provenance.licence)} |
+{_auxiliary(description)}| licence | {plain(provenance.licence)} |
 | made with | tleg {plain(provenance.version)} |
 | digest | `{learngene.digest}` |
 
 The command:
 
 {code_block(provenance.command, "sh")}
-{_labels(description, config.num_classes)}"""
+{_selection(description)}{_labels(description, config.num_classes)}"""
+
+
+def _introduction(family: Family, candidates: Sequence[Candidate]) -> str:
+    """Return what the learngene is, and how much of its family it stores."""
+    learngene, design = family.learngene, family.learngene.description.design
+    depths = [candidate.member.depth for candidate in candidates]
+    whole = sum(candidate.cost.params for candidate in candidates)
+    if isinstance(design, Scratch):
+        return f"""Vision Transformers of every depth from {min(depths)} to {max(depths)} in which nothing was learned: nothing
+is stored, and every weight is drawn by the request's seed, the same on any machine. They are the baseline."""
+    if isinstance(design, Pool):
+        made = f"""A pool: {learngene.num_params:,} stored parameters, {len(design.anchors)} vision Transformers and
+{len(design.stitches)} stitches, linear layers between their widths. A member runs along a path: one whole network, or
+blocks of several."""
+    elif isinstance(design, Basis) and isinstance(design.schedule, Inherited):
+        made = f"""A learngene: {learngene.num_params:,} stored parameters, {design.schedule.num_components} layers of an
+ancestry model, which stand among freshly drawn ones in vision Transformers of every depth from
+{min(depths)} to {max(depths)}."""
+    else:
+        made = f"""A learngene: {learngene.num_params:,} stored parameters, from which vision Transformers of every depth from
+{min(depths)} to {max(depths)} are expanded by arithmetic, ready to be fine-tuned."""
+    return f"""{made} All {len(candidates)}
+together have {whole:,} parameters, {whole / learngene.num_params:.1f} times what is stored."""
+
+
+def _auxiliary(description: Description) -> str:
+    """Return the table's row on the auxiliary model, where the design is made by one."""
+    design = description.design
+    if not isinstance(design, Basis) or isinstance(design.schedule, Inherited):
+        return ""
+    depth = description.trained_depth
+    return f"| auxiliary model | {f'depth {depth}' if depth else 'none: nothing was trained'} |\n"
+
+
+def _selection(description: Description) -> str:
+    """Return the section on the layers that are inherited, with the evidence of their choice."""
+    choice = description.selection
+    if choice is None:
+        return ""
+    rows = [(str(layer), f"{score:.4g}", "yes" if layer in choice.chosen else "") for layer, score in enumerate(choice.scores)]
+    return f"""
+## Which layers
+
+{plain(choice.rule)}
+
+{table(("layer of the ancestry model, from 0", "score", "inherited"), rows)}
+"""
 
 
 def _facts(family: Family) -> str:
     description = family.learngene.description
     config = description.config
     tokens = f"{config.num_tokens} tokens{', one of them the class token' if config.class_token else ''}"
-    network = (
-        f"width {config.embed_dim}, {config.num_heads} heads, {config.img_size} px in patches of {config.patch_size} ({tokens})"
-    )
+    widths = "" if isinstance(description.design, Pool) else f"width {config.embed_dim}, {config.num_heads} heads, "
+    network = f"{widths}{config.img_size} px in patches of {config.patch_size} ({tokens})"
     rows = [
         ("method", f"`{description.method.value}`, {plain(str(description.design))}"),
         ("network", f"{network}, {config.num_classes:,} classes"),
@@ -95,12 +142,18 @@ def _spread(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _members(shown: Sequence[Candidate], data_sets: Sequence[str]) -> str:
     """Return the table of members: costs, and accuracy on each data set with its 95 % interval."""
-    header = ("depth", "parameters", "MACs", "weights, MB", *(f"top-1, {plain(name)}" for name in data_sets))
+    header = (
+        "depth" if shown[0].member.path is None else "path",
+        "parameters",
+        "MACs",
+        "weights, MB",
+        *(f"top-1, {plain(name)}" for name in data_sets),
+    )
     return table(
         header,
         [
             (
-                str(candidate.member.depth),
+                str(candidate.member.path or candidate.member.depth),
                 f"{candidate.cost.params:,}",
                 f"{candidate.cost.macs:,}",
                 f"{candidate.cost.weights_bytes / 1e6:.1f}",
@@ -131,25 +184,40 @@ def _measured(description: Description, shown: Sequence[Candidate], data_sets: S
     )
 
 
+def _example(description: Description) -> Member:
+    """Return the member that the example makes: of six blocks or nearly so; in a pool the first stitched one."""
+    members = description.design.members
+    if isinstance(description.design, Pool):
+        return next((member for member in members if member.path is not None and member.path.joins), members[0])
+    return min(members, key=lambda member: abs(member.depth - _EXAMPLE_DEPTH))
+
+
 def _usage(description: Description) -> str:
     config, preprocessing = description.config, description.preprocessing
-    depth = min(max(_EXAMPLE_DEPTH, description.basis.min_depth), description.basis.max_depth)
-    arguments = ", ".join(f"{name}={value!r}" for name, value in timm_model_args(config, depth).items())
-    expand = code_block(f"tleg expand {description.name}.safetensors --depth {depth} --output model.safetensors", "sh")
+    member = _example(description)
+    option, value = ("depth", str(member.depth)) if member.path is None else ("path", str(member.path))
+    stack = description.design.stack(member)
+    arguments = ", ".join(f"{name}={value!r}" for name, value in stack.model_args.items())
+    expand = code_block(f"tleg expand {description.name}.safetensors --{option} {value} --output model.safetensors", "sh")
     load = code_block(
-        f"""import timm
+        f"""{_STITCHED_IMPORT * (not stack.is_plain)}import timm
 from safetensors.torch import load_file
 
-model = timm.create_model("{timm_architecture(config)}", num_classes={config.num_classes}, {arguments})
+model = timm.create_model("{stack.architecture}", num_classes={config.num_classes}, {arguments})
 model.load_state_dict(load_file("model.safetensors"))""",
         "python",
     )
     serve = code_block(
         f"""curl -X POST localhost:8000/models -H 'content-type: application/json' \\
-  -d '{{"learngene": "{description.name}", "budget": {{"depth": {depth}}}}}'""",
+  -d '{{"learngene": "{description.name}", "budget": {{"{option}": {json.dumps(member.to_json()[option])}}}}}'""",
         "sh",
     )
-    return f"""Expand one member, and load it in plain timm; nothing of tleg is needed for the second step:
+    needs = (
+        "nothing of tleg is needed for the second step"
+        if stack.is_plain
+        else "of tleg the second step needs one import, as this member's width changes"
+    )
+    return f"""Expand one member, and load it in plain timm; {needs}:
 
 {expand}
 
@@ -174,12 +242,17 @@ def _labels(description: Description, num_classes: int) -> str:
 """
 
 
+def _named(candidate: Candidate) -> str:
+    member = candidate.member
+    return f"depth {member.depth}" if member.path is None else f"path {member.path}"
+
+
 def _model_index(name: str, shown: Sequence[Candidate], data_sets: Sequence[str]) -> str:
     """Return the Hub's machine-readable results: YAML, its strings in JSON's form."""
     results = []
     for data_set in data_sets:
         metrics = [
-            {"type": "accuracy", "value": candidate.accuracy[data_set].top1, "name": f"top-1, depth {candidate.member.depth}"}
+            {"type": "accuracy", "value": candidate.accuracy[data_set].top1, "name": f"top-1, {_named(candidate)}"}
             for candidate in shown
             if data_set in candidate.accuracy
         ]

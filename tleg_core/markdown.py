@@ -23,7 +23,7 @@ def table_cell(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return text that is taken neither for Markdown nor for HTML, in a table or outside one."""
-    return _MARKDOWN.sub(r"\\\1", table_cell(text).replace("\\|", "&#124;"))
+    return _MARKDOWN.sub(r"\\\1", table_cell(text).replace("\\|", "|")).replace("|", "&#124;")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

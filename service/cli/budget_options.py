@@ -36,6 +36,12 @@ def _number(help_text: str) -> object:
 
 
 Depth = Annotated[int | None, typer.Option(help="Exactly so many blocks.", rich_help_panel="Budget")]
+PathName = Annotated[
+    str | None,
+    typer.Option(
+        "--path", help="Exactly the member of a pool along this path, such as 0.0-7_1.8-11.", rich_help_panel="Budget"
+    ),
+]
 MaxParams = Annotated[int | None, _number("At most so many parameters, such as 3M.")]
 MaxMacs = Annotated[int | None, _number("At most so many multiply-accumulates for one image.")]
 MaxFlops = Annotated[int | None, _number("At most so many floating-point operations, 2 x MACs.")]
@@ -48,7 +54,7 @@ ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What is b
 NumClasses = Annotated[int | None, typer.Option(help="Outputs of the head; 0 for none.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input image, in pixels.")]
 HeadSource = Annotated[Head | None, typer.Option("--head", help="Where the head's weights come from.")]
-Seed = Annotated[int, typer.Option(help="Of a random head.")]
+Seed = Annotated[int, typer.Option(help="Of what is drawn: a random head, layers that are fresh.")]
 DTypeName = Annotated[DType, typer.Option("--dtype", help="Element type of the weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LearngeneFiles = Annotated[

@@ -32,6 +32,7 @@ def create(
     dataset: Annotated[str, typer.Option(help="The data set's id, ds-…, of `tleg datasets upload`.", show_default=False)],
     model: Annotated[str | None, typer.Option(help="The id of the model to start from; or give a budget.")] = None,
     depth: options.Depth = None,
+    path: options.PathName = None,
     max_params: options.MaxParams = None,
     max_macs: options.MaxMacs = None,
     max_flops: options.MaxFlops = None,
@@ -56,6 +57,7 @@ def create(
     """
     budget = {
         "depth": depth,
+        "path": path,
         "max_params": max_params,
         "max_macs": max_macs,
         "max_flops": max_flops,
@@ -157,7 +159,8 @@ def _network(client: Client, job: FineTuneResource) -> str:
         model = client.get_model(job.model)
     except ClientError:
         return "-"
-    return f"{model.learngene}, depth {model.member.depth}, {compact(model.params)} parameters"
+    member = f"depth {model.member.depth}" if model.member.path is None else f"path {model.member.path}"
+    return f"{model.learngene}, {member}, {compact(model.params)} parameters"
 
 
 def _has_few_classes(client: Client, job: FineTuneResource) -> bool:

@@ -111,14 +111,14 @@ def _is_given(context: typer.Context, name: str) -> bool:
 def _print_page(page: LearngeneList) -> None:
     rows = []
     for item in page.data:
-        low, high = item.members[0], item.members[-1]
+        depths, sizes = [member.depth for member in item.members], [member.params for member in item.members]
         best = max((entry.top1 for member in item.members for entry in member.accuracy.values()), default=None)
         rows.append(
             (
                 item.id,
                 item.method,
-                f"{low.depth}-{high.depth}",
-                f"{compact(low.params)}-{compact(high.params)}",
+                f"{min(depths)}-{max(depths)}",
+                f"{compact(min(sizes))}-{compact(max(sizes))}",
                 percent(best),
                 item.source.value,
             )
@@ -139,7 +139,9 @@ def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
         [
             ("name", learngene.id),
             ("method", f"{learngene.method}{trained}"),
-            ("network", f"width {config.embed_dim}, {config.img_size} px in patches of {config.patch_size}"),
+            ("network", f"width {_widths(learngene)}, {config.img_size} px in patches of {config.patch_size}"),
+            *_pool(learngene),
+            *_selection(learngene),
             ("classes", f"{config.num_classes:,}"),
             ("source", f"{learngene.source.value}{published}"),
             ("size", f"{compact(learngene.size_bytes)}B, {learngene.stored_params:,} parameters for all members"),
@@ -152,11 +154,36 @@ def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
     )
     out.print()
     rows = [_row(member) for member in learngene.members]
-    print_table(("depth", "params", "MACs", "size", "top-1"), rows, folds=4)
+    first = "depth" if learngene.members[0].path is None else "path"
+    print_table((first, "params", "MACs", "size", "top-1"), rows, folds=4)
+
+
+def _widths(learngene: LearngeneResource) -> str:
+    """Return the width, or those of a pool."""
+    widths = dict.fromkeys(anchor.config.embed_dim for anchor in learngene.anchors) or [learngene.config.embed_dim]
+    return ", ".join(map(str, widths))
+
+
+def _pool(learngene: LearngeneResource) -> list[tuple[str, str]]:
+    """Return what a pool consists of."""
+    anchors = [
+        f"{index} {item.name} (width {item.config.embed_dim}, depth {item.depth})"
+        for index, item in enumerate(learngene.anchors)
+    ]
+    return [("anchors", ", ".join(anchors)), ("stitches", f"{learngene.stitches:,}")] if anchors else []
+
+
+def _selection(learngene: LearngeneResource) -> list[tuple[str, str]]:
+    """Return how the layers that are inherited were chosen."""
+    choice = learngene.selection
+    if choice is None:
+        return []
+    scores = ", ".join(f"{layer}: {score:.3g}" for layer, score in enumerate(choice.scores))
+    return [("layers", f"{', '.join(map(str, choice.chosen))}, chosen so: {choice.rule}"), ("scores", scores)]
 
 
 def _row(member: FamilyMember) -> tuple[str, ...]:
     """Return a member's costs and its measured accuracy by data set."""
     accuracy = ", ".join(f"{percent(entry.top1)} {data_set}" for data_set, entry in member.accuracy.items()) or "-"
     costs = (compact(member.params), compact(member.macs), f"{compact(member.weights_bytes)}B")
-    return (str(member.depth), *costs, accuracy)
+    return (member.path or str(member.depth), *costs, accuracy)

@@ -17,10 +17,12 @@ from tleg_core.budget import Candidate, Objective
 from tleg_core.descendant import Descendant
 from tleg_core.description import Description
 from tleg_core.designs.basis import Basis
+from tleg_core.designs.pool import Pool
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
+from tleg_core.path import Path as PoolPath
 from tleg_core.recipe import Member
 
 LearngeneFile = Annotated[str, typer.Argument(help="A learngene's file, or the name of a shipped one.", show_default=False)]
@@ -29,7 +31,8 @@ LearngeneFile = Annotated[str, typer.Argument(help="A learngene's file, or the n
 def expand(
     learngene: LearngeneFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.", show_default=False)],
-    depth: Annotated[int, typer.Option(help="Blocks of the descendant.", show_default=False)],
+    depth: Annotated[int | None, typer.Option(help="Blocks of the descendant.", show_default=False)] = None,
+    path: Annotated[str | None, typer.Option(help="Of a pool: the path, such as 0.0-7_1.8-11.", show_default=False)] = None,
     num_classes: options.NumClasses = None,
     image_size: options.ImageSize = None,
     head: options.HeadSource = None,
@@ -39,13 +42,14 @@ def expand(
     """Expand one descendant from a learngene's file, byte for byte what a server would send."""
     family = Family(open_learngene(learngene))
     variation = Variation(num_classes=num_classes, img_size=image_size, dtype=dtype)
-    descendant = Descendant(family, family.recipe(Member(depth=depth), variation, head=head, seed=seed))
+    descendant = Descendant(family, family.recipe(_member(depth, path), variation, head=head, seed=seed))
     _write(descendant, output)
     err.print(f"{output}: {descendant.recipe.model_id}, {descendant.size:,} bytes")
 
 
 def budget(
     depth: options.Depth = None,
+    path: options.PathName = None,
     max_params: options.MaxParams = None,
     max_macs: options.MaxMacs = None,
     max_flops: options.MaxFlops = None,
@@ -65,6 +69,7 @@ def budget(
     """Show what a budget would get: every member, which of them fit, and the one chosen."""
     body = options.request_body(
         depth=depth,
+        path=path,
         max_params=max_params,
         max_macs=max_macs,
         max_flops=max_flops,
@@ -83,7 +88,7 @@ def budget(
     catalogue = _catalogue(files)
     chosen = catalogue.resolve(request).choice
     candidates = catalogue.candidates(request)
-    rows = [(candidate, not request.budget.excess(candidate), candidate == chosen.candidate) for candidate in candidates]
+    rows = [(candidate, request.budget.allows(candidate), candidate == chosen.candidate) for candidate in candidates]
     if as_json:
         print_json(
             [
@@ -119,14 +124,13 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
     if as_json:
         print_json(description.to_json(opened.digest))
         return
-    config, provenance = description.config, description.provenance
+    config, provenance, choice = description.config, description.provenance, description.selection
     facts = [
         ("name", description.name),
         ("method", f"{description.method.value} ({description.design})"),
-        (
-            "network",
-            f"width {config.embed_dim}, {config.num_heads} heads, {config.img_size} px in patches of {config.patch_size}",
-        ),
+        ("network", f"{_width(description)}{config.img_size} px in patches of {config.patch_size}"),
+        ("chosen by", "" if choice is None else choice.rule),
+        ("scores", "" if choice is None else ", ".join(f"{layer}: {score:.3g}" for layer, score in enumerate(choice.scores))),
         ("classes", ", ".join(description.class_names) or str(config.num_classes)),
         ("stored", f"{opened.num_params:,} parameters, {len(opened.content):,} bytes"),
         ("trained at", _trained_at(description)),
@@ -143,10 +147,16 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
     candidates = family.candidates(Variation())
     data_sets = sorted({name for candidate in candidates for name in candidate.accuracy})
     print_table(
-        ("depth", "params", "MACs", "weights", *(f"top-1 {name}" for name in data_sets)),
+        (
+            "depth" if family.members[0].path is None else "path",
+            "params",
+            "MACs",
+            "weights",
+            *(f"top-1 {name}" for name in data_sets),
+        ),
         [
             (
-                str(candidate.member.depth),
+                str(candidate.member.path or candidate.member.depth),
                 f"{candidate.cost.params:,}",
                 compact(candidate.cost.macs),
                 f"{compact(candidate.cost.weights_bytes)}B",
@@ -157,11 +167,28 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
     )
 
 
+def _member(depth: int | None, path: str | None) -> Member:
+    """Return the member that the options name.
+
+    Raises:
+        ConfigError: They name none, or two.
+    """
+    if (depth is None) == (path is None):
+        raise ConfigError("--depth", "or, of a pool, --path says which member: give one of them")
+    return Member(depth=depth) if depth is not None else Member.along(PoolPath.parse(path or ""))
+
+
+def _width(description: Description) -> str:
+    """Return width and heads, where the design in words does not have them: of one width."""
+    config = description.config
+    return "" if isinstance(description.design, Pool) else f"width {config.embed_dim}, {config.num_heads} heads, "
+
+
 def _trained_at(description: Description) -> str:
     """Return the depth of the auxiliary model, where the design has one."""
     if not isinstance(description.design, Basis):
         return ""
-    return f"depth {description.design.trained_depth}" if description.design.trained_depth else "not trained"
+    return f"depth {description.trained_depth}" if description.trained_depth else "not trained"
 
 
 def open_learngene(name_or_path: str) -> Learngene:

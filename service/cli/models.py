@@ -17,6 +17,7 @@ from service.domain.export import ExportFormat, WeightsFormat
 from service.settings import ClientSettings
 from tleg_core.budget import Objective
 from tleg_core.dtype import DType
+from tleg_core.stack import STITCHED_VIT
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and download models on a server.")
 
@@ -33,6 +34,7 @@ ModelId = Annotated[str, typer.Argument(help="The model's id, m-….", show_defa
 def create(
     url: Url,
     depth: options.Depth = None,
+    path: options.PathName = None,
     max_params: options.MaxParams = None,
     max_macs: options.MaxMacs = None,
     max_flops: options.MaxFlops = None,
@@ -54,6 +56,7 @@ def create(
     """Create the best model within a budget."""
     body = options.request_body(
         depth=depth,
+        path=path,
         max_params=max_params,
         max_macs=max_macs,
         max_flops=max_flops,
@@ -110,11 +113,13 @@ def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
         ("learngene", f"{model.learngene} ({model.method})"),
         *_fine_tuning(model),
         ("depth", str(model.member.depth)),
+        *([] if model.member.path is None else [("path", model.member.path)]),
         ("parameters", f"{model.params:,}"),
         ("MACs", f"{model.macs:,}"),
         ("file", f"{model.size_bytes:,} bytes"),
         ("sha256", str(model.sha256)),
         *((f"top-1, {name}", f"{percent(entry.top1)} of {entry.images:,} images") for name, entry in model.accuracy.items()),
+        *([("first", "import tleg_core.training.stitched_vit")] if model.architecture == STITCHED_VIT else []),
         ("timm", f'timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True)'),
     ]
     for name, value in rows:
@@ -144,7 +149,12 @@ def download(
 
 def _print_costs(model: ModelResource) -> None:
     numbers = (str(model.member.depth), compact(model.params), compact(model.macs), f"{compact(model.size_bytes)}B")
-    print_table(("id", "depth", "params", "MACs", "size", "learngene"), [(model.id, *numbers, model.learngene)], folds=5)
+    print_table(("id", "depth", "params", "MACs", "size", "learngene"), [(model.id, *numbers, _family(model))], folds=5)
+
+
+def _family(model: ModelResource) -> str:
+    """Return the learngene, in a pool with the path."""
+    return model.learngene if model.member.path is None else f"{model.learngene} {model.member.path}"
 
 
 def _print_models(models: Sequence[ModelResource]) -> None:
@@ -156,7 +166,7 @@ def _origin(model: ModelResource) -> str:
     """Return the learngene, or the data set with the epochs and the held-out accuracy, which tell checkpoints apart."""
     tuning = model.fine_tuning
     if tuning is None:
-        return model.learngene
+        return _family(model)
     accuracy = f", {percent(tuning.metrics['top1'])}" if "top1" in tuning.metrics else ""
     return f"{_data_set(tuning)} epoch {tuning.epoch}{accuracy}"
 

@@ -11,10 +11,16 @@ import yaml
 
 import tleg_core
 from tleg_core.cost import cost
-from tleg_core.description import Measurement, Provenance
-from tleg_core.family import Family
+from tleg_core.descendant import Descendant
+from tleg_core.description import Measurement, Method, Provenance
+from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
 from tleg_core.learngene_card import card
+from tleg_core.path import Path as PoolPath
+from tleg_core.recipe import Member
+from tleg_core.selection import Selection
+
+from .conftest import TEST_POOL, build_learngene, build_pool, build_scratch
 
 SHIPPED = Path(tleg_core.__file__).parent / "shipped" / "tleg-ti-fashion-mnist.safetensors"
 
@@ -105,3 +111,69 @@ def test_an_untrained_learngene_says_so(learngene: Learngene, trained_depth: int
     """A random one is not to be taken for a trained one."""
     text = card(Family(learngene.with_description(design=replace(learngene.description.basis, trained_depth=trained_depth))))
     assert ("nothing was trained" in text) == (trained_depth is None)
+
+
+@pytest.mark.parametrize("name", ["tleg-ti-cifar10", "tleg-s-cifar10"])
+def test_a_shipped_card_is_what_the_command_prints(name: str) -> None:
+    """Byte for byte."""
+    folder = SHIPPED.parent
+    assert card(Family(Learngene.open(folder / f"{name}.safetensors"))) == (folder / f"{name}.md").read_text()
+
+
+def test_a_pools_card_shows_its_paths() -> None:
+    """Anchors and stitches, a row for each path, results by path, and an example that runs along one."""
+    measured = Measurement.of(Member.along(PoolPath.parse("0.0-1_1.3-3")), data_set="shapes", top1=0.5, images=100)
+    learngene = build_pool(accuracy=(measured,), class_names=tuple(f"class {index}" for index in range(10)))
+    text = card(Family(learngene))
+    for part in (
+        f"{learngene.num_params:,} stored parameters, 2 vision Transformers",
+        "anchors narrow (width 32, depth 3), wide (width 48, depth 4)",
+        "--path 0.0-0_1.1-3",
+        '"budget": {"path": "0.0-0_1.1-3"}',
+        "import tleg_core.training.stitched_vit",
+        "needs one import",
+    ):
+        assert part in text
+    table = {cells[0]: cells[1:] for cells in rows(text) if len(cells) == 5}
+    for candidate in Family(learngene).candidates(Variation()):
+        assert table[str(candidate.member.path)][0] == f"{candidate.cost.params:,}"
+    assert table["0.0-1_1.3-3"][3].startswith("50.00% (")
+    assert table["1.0-3"][3] == "-"
+    assert "auxiliary model" not in text
+    (index,) = front_matter(text)["model-index"]  # type: ignore[misc]
+    assert index["results"][0]["metrics"][0]["name"] == "top-1, path 0.0-1_1.3-3"
+
+
+@pytest.mark.parametrize("stitched", [True, False])
+def test_a_pools_example_builds_the_network(stitched: bool, tmp_path: Path) -> None:
+    """What the card says to paste loads the file that its command writes: along a path, or a whole anchor."""
+    learngene = build_pool() if stitched else build_pool(replace(TEST_POOL, stitches=(), paths=()), Method.PRETRAINED)
+    text = card(Family(learngene))
+    family = Family(learngene)
+    member = Member.along(PoolPath.parse(re.search(r"--path (\S+)", text)[1]))  # type: ignore[index]
+    descendant = Descendant(family, family.recipe(member, Variation()))
+    (tmp_path / "model.safetensors").write_bytes(descendant.read(0, descendant.size))
+    example = text.split("```python", 1)[1].split("```", 1)[0]
+    assert ("stitched_vit" in example) == stitched
+    namespace: dict[str, object] = {}
+    exec(example.replace("model.safetensors", str(tmp_path / "model.safetensors")), namespace)  # noqa: S102 (what a user pastes)
+    assert len(namespace["model"].blocks) == member.depth  # type: ignore[attr-defined]
+
+
+def test_a_choice_of_layers_is_shown_with_its_scores() -> None:
+    """The rule as text that is no Markdown, a row for each layer, the chosen ones marked; no auxiliary model is spoken of."""
+    choice = Selection(rule="most *stable* | first", scores=(0.5, 0.125, 3), chosen=(0, 2))
+    text = card(Family(build_learngene(method=Method.LEARNGENE, selection=choice)))
+    assert r"most \*stable\* &#124; first" in text
+    table = [cells for cells in rows(text) if len(cells) == 3]
+    assert table[-3:] == [["0", "0.5", "yes"], ["1", "0.125", ""], ["2", "3", "yes"]]
+    assert "auxiliary model" not in text
+    assert "2 layers of an\nancestry model" in text
+
+
+def test_a_card_of_scratch_promises_nothing() -> None:
+    """Nothing stored, nothing learned."""
+    text = card(Family(build_scratch()))
+    assert "nothing was learned" in text
+    assert "--depth 6" in text
+    assert "times what is stored" not in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ import timm
 import torch
 
 from tleg_core.errors import ConfigError
-from tleg_core.training.ancestry import AncestryCard, AncestryModel
+from tleg_core.training.ancestry import AncestryCard, AncestryModel, Fit
 from tleg_core.training.ancestry_vit import vit_of, vit_weights
+from tleg_core.training.architecture import Architecture
 from tleg_core.vit import VitConfig, inventory, timm_architecture, timm_model_args
 
 ARGS: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 3}
@@ -110,6 +113,26 @@ def test_what_a_plain_vit_has_not_is_named(changes: dict[str, Any], named: str) 
     """Nothing that would be lost in a descendant passes."""
     with pytest.raises(ConfigError, match=f"^ancestry: .*{named}"):
         vit_of(ancestry(**changes))
+
+
+def test_the_shared_dinov2_is_a_plain_vit_once_its_layer_scale_is_folded_in(shared_data: Callable[[str], Path]) -> None:
+    """A real checkpoint; `vit_weights` compares the two networks' logits itself."""
+    card = AncestryCard.of(
+        Architecture.named("vit_small_patch14_dinov2", img_size=112),
+        class_names=("a", "b"),
+        data_set="",
+        origin="",
+        licence="MIT",
+        fit=Fit.HEAD,
+    )
+    model = AncestryModel(card).freeze()
+    model.load_weights(shared_data("vit_small_patch14_dinov2_imgfocus_112.fp16.safetensors"), with_head=False)
+    config, depth = vit_of(model)
+    assert (config.embed_dim, config.patch_size, config.num_tokens, depth) == (384, 14, 65, 12)
+    weights = vit_weights(model)
+    network: Any = model.network
+    scale = network.blocks[5].ls2.gamma
+    torch.testing.assert_close(weights["blocks.5.mlp.fc2.bias"], scale * network.blocks[5].mlp.fc2.bias)
 
 
 def test_other_families_are_refused() -> None:

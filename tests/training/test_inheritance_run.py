@@ -12,7 +12,8 @@ import torch
 from tleg_core.description import Method
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
-from tleg_core.images import ImageSet
+from tleg_core.image_source import ImageSource
+from tleg_core.images import ImageSet, open_images, save_parquet
 from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene import Learngene
 from tleg_core.recipe import Member
@@ -59,7 +60,9 @@ def ancestry() -> AncestryModel:
     return model.freeze()
 
 
-def inherited(sections: dict[str, Any], ancestry: AncestryModel, data: ImageSet | None, folder: Path, **more: Any) -> Learngene:
+def inherited(
+    sections: dict[str, Any], ancestry: AncestryModel, data: ImageSource | None, folder: Path, **more: Any
+) -> Learngene:
     """Return the learngene that a tiny configuration makes."""
     training = {"epochs": 1, "batch_size": 8, "precision": "float32"}
     return inherit_layers(
@@ -175,6 +178,19 @@ def test_the_choice_is_told(ancestry: AncestryModel, bars: ImageSet, tmp_path: P
 
     inherited(STABILITY, ancestry, bars, tmp_path, journal=Listener())
     assert told[-1].startswith("inherited: layers 1, 2 of 4; scores ")
+
+
+@pytest.mark.parametrize("sections", [STABILITY, TRANSFER], ids=["stability", "transfer"])
+def test_images_that_are_not_in_memory_and_half_precision_serve_as_well(
+    sections: dict[str, Any], ancestry: AncestryModel, bars: ImageSet, tmp_path: Path
+) -> None:
+    """A parquet file that is read when asked for, in bfloat16, as is the default."""
+    save_parquet(bars, tmp_path / "bars.parquet")
+    sections = sections | {"training": {"epochs": 1, "batch_size": 8, "precision": "bfloat16", "micro_batches": 2}}
+    learngene = inherited(sections, ancestry, open_images(tmp_path / "bars.parquet"), tmp_path, workers=0)
+    assert learngene.description.selection is not None
+    assert len(learngene.description.selection.chosen) == 2
+    assert learngene.description.provenance.data_set == "bars (48 images)"
 
 
 def test_several_processes_are_refused(ancestry: AncestryModel, bars: ImageSet, tmp_path: Path) -> None:

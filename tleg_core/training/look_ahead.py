@@ -55,7 +55,8 @@ def lambdas(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: w, (L, M, D).
         bias: b, (L, M).
     """
-    return functional.relu6(torch.einsum("bld,lmd->blm", features, weight) + bias)
+    with torch.autocast(features.device.type, enabled=False):  # small differences between layers are what is looked for
+        return functional.relu6(torch.einsum("bld,lmd->blm", features.to(weight.dtype), weight) + bias)
 
 
 def matching_loss(source: Sequence[Tensor], target: Sequence[Tensor], weights: Tensor, criterion: MatchCriterion) -> Tensor:

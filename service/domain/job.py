@@ -124,11 +124,11 @@ class TrainingSpec:
     Args:
         name: Of the learngene to be made.
         dataset: The id of the data set.
-        teacher: The id of the model whose logits are distilled; None where the labels alone teach.
+        teacher: The id of the model that is learned from, or whose layers are inherited; None where the labels alone teach.
         licence: The licence that the learngene is given.
         replace: Whether a learngene of that name may be replaced.
-        settings: `config` (`tleg_core.learngene_config.LearngeneConfig` as JSON, its precision "auto" where the worker's device
-            is to decide), `holdout` and `nproc`.
+        settings: `config` (any of `tleg_core.training_recipe`'s configurations as JSON, its precision "auto" where the worker's
+            device is to decide), `holdout`, `nproc`, `epochs` of all phases, and `anchors` where some are models already.
         requested: What the user gave of them: `recipe`, `config`, `holdout`, `nproc`.
     """
 
@@ -146,6 +146,11 @@ class TrainingSpec:
     def nproc(self) -> int:
         """Processes that train together."""
         return int(self.settings["nproc"])
+
+    @property
+    def anchors(self) -> Mapping[str, str]:
+        """The ids of models that are a pool's anchors, by the anchor's name."""
+        return dict(self.settings.get("anchors", {}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

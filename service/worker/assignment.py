@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,7 +23,7 @@ from service.storage.job_store import Claim, JobStore
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore
-from service.worker.protocol import EpochDone, ExportRun, FineTuneRun, Finished, Run, TrainingRun, Weights
+from service.worker.protocol import AnchorModel, EpochDone, ExportRun, FineTuneRun, Finished, Run, TrainingRun, Weights
 
 _MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # of a model, in the last epoch; the others on the held-out part
 
@@ -89,7 +89,16 @@ async def assignment_of(claim: Claim, stores: Stores) -> Assignment:
             dataset = (await stores.datasets.get(spec.dataset)).dataset
             teacher = None if spec.teacher is None else await _model(spec.teacher, stores)
             key = None if teacher is None else await stores.learngenes.object_key(teacher)
-            return TrainingAssignment(claim, stores, spec=spec, teacher=teacher, learngene_key=key, dataset=dataset)
+            anchors = [await _anchor(name, model_id, stores) for name, model_id in spec.anchors.items()]
+            return TrainingAssignment(
+                claim, stores, spec=spec, teacher=teacher, learngene_key=key, dataset=dataset, anchors=anchors
+            )
+
+
+async def _anchor(name: str, model_id: str, stores: Stores) -> AnchorModel:
+    """Return a model as an anchor of a pool."""
+    model = await _model(model_id, stores)
+    return AnchorModel(name=name, model=model.to_json(), learngene_key=await stores.learngenes.object_key(model))
 
 
 async def _model(model_id: str, stores: Stores) -> Model:
@@ -149,6 +158,7 @@ class TrainingAssignment:
     teacher: Model | None
     learngene_key: str | None  # of the published learngene that the teacher is expanded from
     dataset: Dataset
+    anchors: Sequence[AnchorModel] = ()
 
     def order(self, checkpoint_s: float) -> TrainingRun:
         """Return the engine's order."""
@@ -156,6 +166,7 @@ class TrainingAssignment:
             name=self.spec.name,
             licence=self.spec.licence,
             teacher=None if self.teacher is None else self.teacher.to_json(),
+            anchors=list(self.anchors),
             learngene_key=self.learngene_key,
             **_common(self.claim, self.dataset, checkpoint_s),
         )

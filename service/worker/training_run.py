@@ -12,6 +12,7 @@ from typing import Protocol
 
 from service.storage.object_store import trained_learngene_key
 from service.worker.basis_training import BasisTraining
+from service.worker.inheritance_training import InheritanceTraining
 from service.worker.pool_training import PoolTraining
 from service.worker.protocol import Finished, Started, TrainingRun, Weights
 from service.worker.run_reporter import Report, Reporter
@@ -76,7 +77,7 @@ def do_training(run: TrainingRun, bench: Workbench, report: Report, wish: Callab
         case PoolConfig():
             training = PoolTraining(run, config, bench, keeper=keeper, reporter=reporter, wish=wish)
         case InheritanceConfig():
-            raise ConfigError("config.selection", "layers are not chosen by this version's workers")
+            training = InheritanceTraining(run, config, bench, keeper=keeper, reporter=reporter, wish=wish)
     training.begin()
     if run.resume_key is not None:
         try:

@@ -19,8 +19,10 @@ from tests.service.conftest import ApiFactory
 from tests.service.fine_tuned import data_set
 from tests.service.jobs import Store, run
 from tests.service.tiny import CLASS_NAMES
+from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene_config import LearngeneConfig
-from tleg_core.training_recipe import recipe_names
+from tleg_core.pool_config import PoolConfig
+from tleg_core.training_recipe import read_recipe, recipe_names
 
 PATH = "/learngenes/trainings"
 PETALS = data_set()
@@ -114,14 +116,19 @@ def test_another_size_of_image_brings_its_own_patches(client: TestClient) -> Non
 
 
 def test_a_recipe_is_followed_where_nothing_is_said(client: TestClient) -> None:
-    """Every recipe that comes with tleg can be named; without a teacher it learns from labels."""
+    """Every recipe that comes with tleg can be named; without a teacher it learns from labels, or says that it cannot."""
     for number, name in enumerate(recipe_names()):
-        answer = client.post(
-            PATH, json=BODY | {"name": f"recipe-{number}", "recipe": name, "config": {"training": {"batch_size": 8}}}
-        )
+        recipe = read_recipe(name)
+        small = {"training": {"batch_size": 8}} | ({"joint": {"batch_size": 8}} if isinstance(recipe, PoolConfig) else {})
+        answer = client.post(PATH, json=BODY | {"name": f"recipe-{number}", "recipe": name, "config": small})
+        if isinstance(recipe, InheritanceConfig) or (isinstance(recipe, PoolConfig) and recipe.anchor_training.rule != "alone"):
+            assert [item["field"] for item in answer.json()["errors"]] == ["teacher"], (name, answer.text)
+            continue
         assert answer.status_code == 202, (name, answer.text)
-        assert answer.json()["config"]["distillation"]["alpha"] == 0.0
-        assert answer.json()["config"]["training"]["precision"] != "auto"
+        config = answer.json()["config"]
+        parts = ("anchor_training", "joint") if isinstance(recipe, PoolConfig) else ("distillation",)
+        assert {config[part]["alpha"] for part in parts} == {0.0}
+        assert config["training"]["precision"] != "auto"
 
 
 def test_a_teacher_is_distilled_by_default(client: TestClient) -> None:

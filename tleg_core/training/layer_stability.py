@@ -29,6 +29,7 @@ from tleg_core.image_source import ImageSource
 from tleg_core.inheritance_config import Stability
 from tleg_core.training.ancestry_vit import AncestryVit
 from tleg_core.training.batches import Batch, Batches
+from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.class_tasks import ClassTask, TaskBatches, draw_tasks
 from tleg_core.training.collective_model import CollectiveModel
 from tleg_core.training.draws import generator_of
@@ -143,6 +144,16 @@ class _Sequence:
         return prepare(images, self._ancestry.config.img_size, self._ancestry.preprocessing)
 
 
+def stability_steps(labels: npt.NDArray[np.int64], stability: Stability, training: TrainingConfig) -> int:
+    """Return the updates of the whole sequence on images of these classes; raises `ConfigError` as `draw_tasks` does."""
+    tasks = draw_tasks(labels, num_tasks=stability.num_tasks, classes_per_task=stability.classes_per_task, seed=training.seed)
+    return sum(_steps(task, training) for task in tasks)
+
+
+def _steps(task: ClassTask, training: TrainingConfig) -> int:
+    return len(task.rows) // training.batch_size * training.epochs
+
+
 def measure_stability(
     ancestry: AncestryVit,
     data: ImageSource,
@@ -178,7 +189,7 @@ def measure_stability(
     tasks = draw_tasks(
         data.labels, num_tasks=stability.num_tasks, classes_per_task=stability.classes_per_task, seed=training.seed
     )
-    steps = [len(task.rows) // training.batch_size * training.epochs for task in tasks]
+    steps = [_steps(task, training) for task in tasks]
     _check(ancestry, stability, tasks, steps, training)
     all_batches = TaskBatches(data, pixels, training, ancestry.preprocessing, device)
     sequence = _Sequence(ancestry, pixels, stability, training, device)
@@ -194,7 +205,7 @@ def measure_stability(
                 task,
                 batches,
                 steps=steps[task.number],
-                keeper=keeper,
+                keeper=_KeptInSequence(keeper, before),
                 observer=_InSequence(observer, task.number, len(tasks), training.epochs, before=before, total=total),
                 wish=wish,
             )
@@ -237,6 +248,29 @@ def _task_of(keeper: Keeper, count: int) -> int:
     if not isinstance(number, int) or not 0 <= number < count:
         raise CheckpointError(f"{keeper} is of another run: it is in no task of this sequence")
     return number
+
+
+class _KeptInSequence:
+    """Keeps one task's checkpoints, its updates counted from the sequence's beginning."""
+
+    def __init__(self, keeper: Keeper, before: int) -> None:
+        self._keeper, self._before = keeper, before
+
+    def __str__(self) -> str:
+        """Return what the sequence's keeper is called."""
+        return str(self._keeper)
+
+    def due(self, step: int, *, ends_epoch: bool) -> bool:
+        """Whether the sequence's keeper wants one."""
+        return self._keeper.due(self._before + step, ends_epoch=ends_epoch)
+
+    def keep(self, checkpoint: Checkpoint, step: int) -> None:
+        """Keep it."""
+        self._keeper.keep(checkpoint, self._before + step)
+
+    def read(self) -> Checkpoint:
+        """Return the kept checkpoint."""
+        return self._keeper.read()
 
 
 class _InSequence:

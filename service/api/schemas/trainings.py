@@ -16,6 +16,9 @@ from tleg_core.fine_tuning import MAX_NPROC
 AT_DEPTH = re.compile(r"top1_depth_(\d+)")
 """The names of metrics that are the accuracy of one depth."""
 
+ALONG_PATH = re.compile(r"top1_path_([0-9._-]+)")
+"""The names of metrics that are the accuracy of one path of a pool."""
+
 
 class TrainingBody(BaseModel):
     """Which learngene to train on what. A name and a data set are enough; the rest has defaults for the data set."""
@@ -41,16 +44,21 @@ class TrainingBody(BaseModel):
         max_length=64,
         description="The name of a recipe that comes with tleg; without one, everything follows from the data set.",
     )
-    config: dict[str, dict[str, Any]] = Field(
+    config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields to set instead of the recipe's, by section and name as in a recipe's file: `network`, `schedule`, "
-        "`depths`, `distillation`, `training` and `augmentation`.",
+        description="Fields to set instead of the recipe's, by section and name as in a recipe's file; without a recipe, its "
+        "sections say the method too. `network`, `schedule`, `depths`, `distillation`, `training` and `augmentation` are those "
+        "of one auxiliary model (TLEG and kin). With `anchors` it is a pool (Learngene Pool, SN-Net, pretrained; with `pool`, "
+        "`network`, `anchor_training`, `stitching` and `joint`): a list of objects, or over a recipe fields by name, as "
+        '`{"small.depth": 6}`; an anchor\'s `model` is the id of a model of this server, which is not trained alone then. With '
+        "`selection` layers of the teacher are inherited (Heur-LG, Auto-LG; with `stability` or `transfer`, and `depths`).",
     )
     teacher: str | None = Field(
         None,
         max_length=64,
         description="The id of a model of this server with the data set's classes in the same order: it is the ancestry model, "
-        "whose outputs are distilled. Without one the labels alone teach (`distillation.alpha` 0).",
+        "whose outputs are distilled or whose layers are inherited. For distilled anchors and for layers it is a plain ViT, of "
+        "the anchors' tokens. Without one the labels alone teach (`alpha` 0).",
     )
     licence: str = Field("Apache-2.0", min_length=1, max_length=200, description="The licence that the learngene is given.")
     replace: bool = Field(
@@ -90,7 +98,7 @@ class TrainingResource(RunResource):
     teacher: str | None = Field(description="The id of the model whose outputs are distilled; null where labels alone teach.")
     licence: str = Field(description="The licence that the learngene is given.")
     replace: bool = Field(description="Whether it may take the place of a published learngene of that name.")
-    config: dict[str, dict[str, Any]] = Field(
+    config: dict[str, Any] = Field(
         description="The whole configuration as it is used; `training.precision` is `auto` until the first attempt's worker "
         "has decided it."
     )
@@ -99,9 +107,12 @@ class TrainingResource(RunResource):
     requested: dict[str, Any] = Field(description="What was asked for of recipe, config, holdout and nproc.")
     metrics: dict[str, float] = Field(
         description="The latest: `train_loss` and `lr` of the training; on the held-out images `loss` and `top1` (a fraction) "
-        "of the largest depth, and `top1_depth_4` of others."
+        "of the largest depth, and `top1_depth_4` of others; of a pool, those of the anchor in training, or the last one, and "
+        "`top1_path_0.0-3_1.4-5` of each path."
     )
-    accuracy: dict[str, float] = Field(description="The latest top-1 on the held-out images, a fraction, by depth.")
+    accuracy: dict[str, float] = Field(
+        description="The latest top-1 on the held-out images, a fraction, by depth, or by path in a pool."
+    )
     result: TrainingResult | None = Field(description="The resulting learngene, once it succeeded.")
     links: dict[str, str] = Field(
         description="Paths on this server: self, events, cancel, pause, resume, dataset, and teacher where there is one."
@@ -120,7 +131,7 @@ class TrainingResource(RunResource):
             links["teacher"] = f"/models/{spec.teacher}"
         path = f"/learngenes/{spec.name}"
         return cls(
-            **run_fields(job, epochs=config["training"]["epochs"]),
+            **run_fields(job, epochs=settings.get("epochs", config["training"]["epochs"])),
             name=spec.name,
             teacher=spec.teacher,
             licence=spec.licence,
@@ -129,7 +140,7 @@ class TrainingResource(RunResource):
             holdout=settings["holdout"],
             nproc=spec.nproc,
             requested=dict(spec.requested),
-            accuracy=accuracy_by_depth(job.progress.metrics, largest=config["depths"]["train"]),
+            accuracy=accuracy_by_member(job.progress.metrics, largest=config.get("depths", {}).get("train")),
             result=None
             if job.result is None
             else TrainingResult(learngene=spec.name, digest=job.result, links={"self": path, "weights": f"{path}/weights"}),
@@ -137,14 +148,19 @@ class TrainingResource(RunResource):
         )
 
 
-def accuracy_by_depth(metrics: Mapping[str, float], *, largest: int) -> dict[str, float]:
-    """Return the top-1 accuracies among the metrics, by depth as text, the smallest first; `top1` is the largest depth's."""
-    found = {largest: metrics["top1"]} if "top1" in metrics else {}
+def accuracy_by_member(metrics: Mapping[str, float], *, largest: int | None) -> dict[str, float]:
+    """Return the top-1 accuracies among the metrics, by depth or path as text, depths first, the smallest first.
+
+    Where there is a `largest` trained depth, `top1` is its accuracy.
+    """
+    found = {largest: metrics["top1"]} if largest is not None and "top1" in metrics else {}
+    paths = {}
     for name, value in metrics.items():
-        match = AT_DEPTH.fullmatch(name)
-        if match is not None:
+        if match := AT_DEPTH.fullmatch(name):
             found[int(match[1])] = value
-    return {str(depth): found[depth] for depth in sorted(found)}
+        elif match := ALONG_PATH.fullmatch(name):
+            paths[match[1]] = value
+    return {str(depth): found[depth] for depth in sorted(found)} | paths
 
 
 class TrainingList(BaseModel):

@@ -9,14 +9,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
-from service.api.schemas.trainings import AT_DEPTH, TrainingResource
+from service.api.schemas.trainings import ALONG_PATH, AT_DEPTH, TrainingResource
 from service.cli.console import out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
 
-_DEPTHS_SHOWN = 3  # in one line
+_MEMBERS_SHOWN = 3  # in one line
 
 
+EntryT = TypeVar("EntryT")
 JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
 
 
@@ -120,13 +121,19 @@ class _Display:
 
 
 def measured(metrics: dict[str, float]) -> str:
-    """Return the training loss, and the accuracy on the held-out images; of a learngene at several depths."""
+    """Return the training loss, and the accuracy on the held-out images; of a learngene at several depths or along paths."""
     parts = [f"loss {metrics['train_loss']:.3f}"] if "train_loss" in metrics else []
     parts += [f"top-1 {percent(metrics['top1'])}"] if "top1" in metrics else []
     depths = sorted((int(match[1]), value) for name, value in metrics.items() if (match := AT_DEPTH.fullmatch(name)))
-    shown = depths if len(depths) <= _DEPTHS_SHOWN else [depths[0], depths[len(depths) // 2], depths[-1]]
-    parts += [f"depth {depth} {percent(value)}" for depth, value in shown]
+    parts += [f"depth {depth} {percent(value)}" for depth, value in _some(depths)]
+    paths = [(match[1], value) for name, value in metrics.items() if (match := ALONG_PATH.fullmatch(name))]
+    parts += [f"path {path} {percent(value)}" for path, value in _some(paths)]
     return "  ".join(parts)
+
+
+def _some(entries: list[EntryT]) -> list[EntryT]:
+    """Return the entries, or the first, the middle and the last of many."""
+    return entries if len(entries) <= _MEMBERS_SHOWN else [entries[0], entries[len(entries) // 2], entries[-1]]
 
 
 def _facts_column() -> TextColumn:

@@ -20,11 +20,18 @@ from service.domain.job import JobStatus
 from tleg_core.config_section import parse_overrides
 from tleg_core.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Train learngenes on a server, by jobs that survive restarts.")
+app = typer.Typer(no_args_is_help=True, help="Train learngenes of any method on a server, by jobs that survive restarts.")
 
+
+_MEMBERS_SHOWN = 12  # of a job's measured ones
 
 _TELLING = frozenset(
     {
+        "name",
+        "depth",
+        "init",
+        "num_layers",
+        "layers",
         "embed_dim",
         "size",
         "img_size",
@@ -52,10 +59,15 @@ def create(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="A field to set; may be given several times."),
+        typer.Option(
+            "--set",
+            metavar="SECTION.FIELD=VALUE",
+            help="A field to set, of a pool's anchor as anchors.NAME.depth=6 or anchors.NAME.model=m-…; may be repeated.",
+        ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="The id of the model to learn from, m-…; by default the labels alone teach.")
+        str | None,
+        typer.Option(help="The id of the model to learn from or inherit layers of, m-…; by default the labels alone teach."),
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="The licence that the learngene is given.", show_default="Apache-2.0")
@@ -127,35 +139,51 @@ def _config(path: Path | None, changes: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError("--config", f"{path} is no TOML: {error}") from error
     for section, fields in parse_overrides(changes).items():
         own = values.setdefault(section, {})
-        if not isinstance(own, dict):
+        if isinstance(own, list):
+            _change_anchors(own, fields)
+        elif isinstance(own, dict):
+            own.update(fields)
+        else:
             raise ConfigError("--config", f"{path}: {section} is no section")
-        own.update(fields)
     return values
 
 
+def _change_anchors(anchors: list[dict[str, Any]], fields: dict[str, Any]) -> None:
+    """Change fields, `name.field`, of the tables of a list, each of which has a name."""
+    named = {anchor.get("name"): anchor for anchor in anchors}
+    for place, value in fields.items():
+        name, _, field_name = place.partition(".")
+        if name not in named or not field_name:
+            raise ConfigError("--set", f"anchors.{place} must be like anchors.{next(iter(named), 'small')}.depth=6")
+        named[name][field_name] = value
+
+
 def _config_facts(job: TrainingResource, telling: frozenset[str] | None = None) -> list[tuple[str, str]]:
-    """Return the configuration, a section a line: all that is set, or the fields that tell most of it."""
-    return [
-        (
-            section,
-            ", ".join(
+    """Return the configuration, a section or an anchor a line: all that is set, or the fields that tell most of it."""
+    facts = []
+    for section, values in job.config.items():
+        for fields in values if isinstance(values, list) else [values]:
+            words = [
                 f"{name} {value}"
                 for name, value in fields.items()
                 if value is not None and (telling is None or name in telling)
-            ),
-        )
-        for section, fields in job.config.items()
-        if telling is None or telling & fields.keys()
-    ]
+            ]
+            if words:
+                facts.append((section, ", ".join(words)))
+    return facts
 
 
 def _facts(client: Client, job: TrainingResource) -> list[tuple[str, str]]:  # noqa: ARG001 (fine-tunes ask it)
     loss = [f"loss {job.metrics['loss']:.4f}"] if "loss" in job.metrics else []
-    measured = [f"depth {depth} {percent(top1)}" for depth, top1 in job.accuracy.items()] + loss
+    shown = list(job.accuracy.items())
+    measured = [f"{_member(member)} {percent(top1)}" for member, top1 in shown[:_MEMBERS_SHOWN]]
+    measured += [f"and {len(shown) - _MEMBERS_SHOWN} more"] if len(shown) > _MEMBERS_SHOWN else []
+    measured += loss
     return [
         *facts_before(job),
         ("learngene", job.name),
         ("teacher", job.teacher or "none: labels alone"),
+        *(("anchor", f"{name} is {model}") for name, model in job.anchors.items()),
         ("data set", job.dataset),
         *progress_facts(job, held_out=", ".join(measured) or "-"),
         *([("digest", job.result.digest)] if job.result is not None else []),
@@ -163,12 +191,17 @@ def _facts(client: Client, job: TrainingResource) -> list[tuple[str, str]]:  # n
     ]
 
 
+def _member(text: str) -> str:
+    """Return what a member is called: a number is a depth, else it is a path."""
+    return f"{'depth' if text.isdigit() else 'path'} {text}"
+
+
 def _print_result(job: TrainingResource) -> None:
     if job.result is None:
         return
     out.print("succeeded", soft_wrap=True)
-    for depth, top1 in job.accuracy.items():
-        out.print(f"depth {depth}: top-1 {percent(top1)} on held-out images", soft_wrap=True)
+    for member, top1 in job.accuracy.items():
+        out.print(f"{_member(member)}: top-1 {percent(top1)} on held-out images", soft_wrap=True)
     out.print(f"learngene {job.result.learngene}", soft_wrap=True)
     err.print(f"models of it: `tleg models create --learngene {job.result.learngene} --max-params 3M`", soft_wrap=True)
 

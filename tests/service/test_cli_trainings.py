@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -41,7 +43,12 @@ def name() -> str:
     return f"pets-{next(_NUMBERS)}"
 
 
-def work(server: ServerProcess, job_id: str, *, error: str | None = None) -> None:
+BY_DEPTH = {"top1_depth_2": 0.2, "top1_depth_1": 0.1}
+
+
+def work(
+    server: ServerProcess, job_id: str, *, error: str | None = None, members: Mapping[str, float] = MappingProxyType(BY_DEPTH)
+) -> None:
     """Do a worker's part: two epochs, and the end."""
 
     async def worker(store: Store) -> None:
@@ -50,7 +57,7 @@ def work(server: ServerProcess, job_id: str, *, error: str | None = None) -> Non
         await store.started(claim, claim.job.spec.settings, START)
         metrics: dict[str, float] = {}
         for epoch in (1, 2):
-            metrics = {"train_loss": 2.0, "loss": 1.5, "top1": 0.25 * epoch, "top1_depth_2": 0.2, "top1_depth_1": 0.1}
+            metrics = {"train_loss": 2.0, "loss": 1.5, "top1": 0.25 * epoch, **members}
             facts = {"epoch": epoch, "step": 5 * epoch, "metrics": metrics}
             await store.report(claim, replace(START, epoch=epoch, step=5 * epoch, metrics=metrics), event=("epoch", facts))
         if error is not None:
@@ -116,6 +123,33 @@ def test_watching_says_the_accuracy_of_each_depth(online: Tleg, server: ServerPr
     events = [json.loads(line) for line in online("trainings", "watch", job_id, "--json").out.splitlines()]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert "depth 1 10.00 %, depth 2 20.00 %, depth 3 50.00 %" in online("trainings", "get", job_id).out.replace("\n", " ")
+
+
+def test_a_pool_is_created_from_a_recipe_or_a_file_and_watched_by_path(
+    online: Tleg, server: ServerProcess, dataset: str, name: str, tmp_path: Path
+) -> None:
+    """An anchor's fields are set by its name, in either; what is measured is said by path."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        "[pool]\nmethod = 'sn-net'\n"
+        "[[anchors]]\nname = 'small'\nembed_dim = 16\nnum_heads = 2\ndepth = 2\n"
+        "[[anchors]]\nname = 'large'\nembed_dim = 32\nnum_heads = 2\ndepth = 2\n"
+    )
+    arguments = ("trainings", "create", "--name", name, "--dataset", dataset, "--set", "training.epochs=1")
+    sets = ("--set", "anchors.large.depth=3")
+    job = online(*arguments, "--config", mine, *sets, "--json").json
+    assert [anchor["depth"] for anchor in job["config"]["anchors"]] == [2, 3]
+    assert_one_line_error(online(*arguments, "--config", mine, "--set", "anchors.huge.depth=3"), "anchors.huge.depth")
+    batches = ("--set", "training.batch_size=2", "--set", "joint.batch_size=2")
+    other = online(*arguments, "--name", f"{name}-b", "--recipe", "sn-net-cifar10", "--set", "anchors.m.depth=5", *batches)
+    assert other.code == 0, other.err
+    assert "name m, depth 5" in other.out
+    assert_fits(online("trainings", "get", job["id"]).out)
+    work(server, job["id"], members={"top1_path_0.0-1": 0.2, "top1_path_0.0-0_1.1-2": 0.6})
+    shown = online("trainings", "watch", job["id"])
+    assert shown.code == 0, shown.err
+    assert "path 0.0-0_1.1-2: top-1 60.00 % on held-out images" in shown.out
+    assert "path 0.0-1 20.00 %, path 0.0-0_1.1-2 60.00 %" in online("trainings", "get", job["id"]).out.replace("\n", " ")
 
 
 def test_watching_a_training_that_fails_ends_with_code_1(online: Tleg, server: ServerProcess, dataset: str, name: str) -> None:

@@ -112,6 +112,7 @@ def test_models_are_anchors(client: TestClient) -> None:
     assert (small["embed_dim"], large["embed_dim"], large["num_heads"], large["depth"]) == (16, 32, 2, 3)
     assert job["config"]["network"]["patch_size"] == 8
     assert (job["progress"]["epochs"], job["requested"]["config"]["anchors"]) == (4, anchors)
+    assert job["anchors"] == {"large": model}
 
 
 def test_layers_of_a_model_are_inherited(client: TestClient) -> None:

@@ -95,7 +95,12 @@ class TrainingResource(RunResource):
     object: Literal["training"] = Field("training", description="Always `training`.")
     id: str = Field(description="`lt-` and 32 hex digits.", examples=["lt-0123456789abcdef0123456789abcdef"])
     name: str = Field(description="The id of the learngene to be made.")
-    teacher: str | None = Field(description="The id of the model whose outputs are distilled; null where labels alone teach.")
+    teacher: str | None = Field(
+        description="The id of the model that is learned from, or whose layers are inherited; null where labels alone teach."
+    )
+    anchors: dict[str, str] = Field(
+        default_factory=dict, description="The ids of models that are a pool's anchors already, by the anchor's name."
+    )
     licence: str = Field(description="The licence that the learngene is given.")
     replace: bool = Field(description="Whether it may take the place of a published learngene of that name.")
     config: dict[str, Any] = Field(
@@ -134,6 +139,7 @@ class TrainingResource(RunResource):
             **run_fields(job, epochs=settings.get("epochs", config["training"]["epochs"])),
             name=spec.name,
             teacher=spec.teacher,
+            anchors=dict(spec.anchors),
             licence=spec.licence,
             replace=spec.replace,
             config=config,

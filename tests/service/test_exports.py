@@ -21,7 +21,7 @@ from service.storage.job_store import JobStore
 from service.storage.object_store import CHUNK_BYTES, ObjectStore
 from tests.service.exporter import fail, make_file
 from tests.service.fine_tuned import Workshop
-from tests.service.jobs import run
+from tests.service.jobs import Store, run
 from tests.service.test_bad_requests import assert_problem
 
 CONTENT = random.Random(0).randbytes(2 * CHUNK_BYTES + 12_345)
@@ -151,6 +151,23 @@ def test_two_processes_that_create_at_once_make_one_job(empty_api: TestClient, m
             assert again[0][0].id != before
 
     run(url, use)
+
+
+def test_a_worker_that_dies_leaves_the_one_job(empty_api: TestClient, model: str, url: str, objects: ObjectStore) -> None:
+    """Queued again, and the next attempt's file is what everybody gets."""
+    path = path_of(model)
+    job_id = empty_api.get(path).json()["id"]
+
+    async def die(store: Store) -> None:
+        await store.died(await store.claimed(job=await store.get(job_id)), "signal 9")
+
+    run(url, die)
+    again = empty_api.get(path)
+    assert (again.status_code, again.json()["id"], again.json()["status"]) == (202, job_id, "queued")
+    make_file(url, objects, job_id, CONTENT)
+    assert empty_api.get(path).content == CONTENT
+    assert empty_api.get(f"/exports/{job_id}").json()["attempt"] == 2
+    assert len(empty_api.get("/exports").json()["data"]) == 1
 
 
 def test_a_failed_export_says_why_until_it_is_tried_again(empty_api: TestClient, model: str, url: str) -> None:

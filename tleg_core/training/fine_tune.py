@@ -36,6 +36,7 @@ from tleg_core.training.observer import Observer
 from tleg_core.training.preprocessing import normalise, to_unit
 from tleg_core.training.processes import Processes
 from tleg_core.training.random_view import RandomView
+from tleg_core.training.stitched_vit import StitchedVit
 from tleg_core.training_config import Augmentation, TrainingConfig
 from tleg_core.training_config import Precision as Arithmetic
 
@@ -303,6 +304,8 @@ class FineTune:
 def freeze(network: nn.Module, blocks: int) -> None:
     """Leave the embedding and the leading `blocks` of a timm ViT as they are; -1 leaves everything but the head.
 
+    A stitch goes with the block that it leads to.
+
     Raises:
         ConfigError: It has fewer blocks.
     """
@@ -313,6 +316,8 @@ def freeze(network: nn.Module, blocks: int) -> None:
         raise ConfigError("freeze", f"{blocks} blocks of {len(own.blocks)}")
     network.requires_grad_(False)
     trained = [own.head] if blocks == -1 else [*own.blocks[blocks:], own.norm, own.head]
+    if isinstance(network, StitchedVit) and blocks > 0:
+        trained += network.stitches_from(blocks)
     for module in trained:
         module.requires_grad_(True)
 

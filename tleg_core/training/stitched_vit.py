@@ -209,6 +209,10 @@ class StitchedVit(nn.Module):
             self.reset_classifier(0, "")
         return list(take)
 
+    def stitches_from(self, block: int) -> list[nn.Module]:
+        """Return the stitches that lead to block `block` or to a later one."""
+        return [self.stitches[stitch] for place, stitch in self._stitched.items() if place >= block]
+
     def get_classifier(self) -> nn.Module:
         """Return the head."""
         return self.head

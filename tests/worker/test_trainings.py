@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from service.domain.errors import FencedError
 from service.domain.job import Job, JobStatus, TrainingSpec
+from service.domain.model import Model
 from service.storage.dataset_store import DatasetStore
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.learngene_store import LearngeneStore
@@ -22,6 +23,8 @@ from tests.service import tiny
 from tests.worker.conftest import DATASET_ID, Bench
 from tests.worker.fake_engine import Conduct
 from tleg_core.canonical import sha256_hex
+from tleg_core.family import Family, Variation
+from tleg_core.recipe import Member
 
 OnBench = Callable[[Callable[[Bench], Awaitable[None]]], None]
 
@@ -116,6 +119,38 @@ def test_a_training_obeys_its_owner(on_bench: OnBench, command: str) -> None:
         assert await published(bench.redis) == {}
         if command == "cancel":
             assert (await queued(bench)).id != job.id
+
+    on_bench(scenario)
+
+
+def test_models_that_are_anchors_go_to_the_engine_with_their_learngenes(on_bench: OnBench, tmp_path: Path) -> None:
+    """Those of a published learngene with the key of its file; the server's own need none."""
+
+    async def scenario(bench: Bench) -> None:
+        stores = stores_of(bench)
+        other = tiny.learngene("other", class_names=tiny.CLASS_NAMES)
+        other.write(tmp_path / "other")
+        await stores.learngenes.publish(tmp_path / "other", publication="by-hand", replace=False)
+        family = Family(other)
+        published_model = Model.of(family, family.recipe(Member(depth=3), Variation()))
+        await stores.models.add(published_model)
+        anchors = {"small": bench.model.id, "large": published_model.id}
+        settings = {"seed": int(Conduct.TRAINS), "epochs": 2, "nproc": 1, "anchors": anchors}
+        spec = TrainingSpec(
+            name="bands", dataset=DATASET_ID, teacher=None, licence="MIT", replace=False, settings=settings, requested={}
+        )
+        job = (await bench.jobs.create(spec))[0]
+        claim = await bench.jobs.claim(job.id, "a worker")
+        assert claim is not None
+        order = (await assignment_of(claim, stores)).order(1.0)
+        assert isinstance(order, TrainingRun)
+        assert [anchor.name for anchor in order.anchors] == ["small", "large"]
+        assert [anchor.model["id"] for anchor in order.anchors] == list(anchors.values())
+        keys = [anchor.learngene_key for anchor in order.anchors]
+        assert keys[0] is None
+        assert keys[1] is not None
+        stores.objects.fetch_file(keys[1], tmp_path / "fetched")
+        assert (tmp_path / "fetched").read_bytes() == bytes(other.content)
 
     on_bench(scenario)
 

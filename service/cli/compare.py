@@ -17,7 +17,8 @@ from service.cli.console import compact, err, out, print_facts, print_table
 from service.cli.training_options import DeviceOption, command_line, resolve_device
 from tleg_core.comparison.config import ComparisonConfig
 from tleg_core.comparison.image_store import ImageStore
-from tleg_core.comparison.plan import Plan, make_plan
+from tleg_core.comparison.plan import Plan
+from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import RESULTS_NAME, Result, Results
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.errors import ConfigError

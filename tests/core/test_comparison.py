@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,20 @@ import pytest
 
 from tleg_core.comparison.claims import Claim, claims_of
 from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.families import front, macs_of, members_csv, points_of
 from tleg_core.comparison.image_store import ImageStore, Part, Parts, held_back, limited
-from tleg_core.comparison.plan import Plan, make_plan
+from tleg_core.comparison.method_claims import method_claims
+from tleg_core.comparison.plan import Plan, Stage
+from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import Results
 from tleg_core.comparison.scores import Key, Scores
 from tleg_core.comparison.unit import UnitKind
-from tleg_core.cost import cost
+from tleg_core.cost import cost, stack_cost
 from tleg_core.errors import CheckpointError, ConfigError
 from tleg_core.images import ImageSet, save_parquet
+from tleg_core.recipe import Member
 from tleg_core.training.learngene_run import depths_of
+from tleg_core.training.path_sampling import PathSampler
 
 TEXT = """
 name = "made up"
@@ -95,7 +102,19 @@ def config(*changes: tuple[str, str]) -> ComparisonConfig:
 
 def plan(chosen: ComparisonConfig | None = None, teacher: str | None = None) -> Plan:
     """Return its plan."""
-    return make_plan(chosen or config(), PARTS, teacher)
+    return default_plan() if chosen is None and teacher is None else make_plan(chosen or config(), PARTS, teacher)
+
+
+@cache
+def default_plan() -> Plan:
+    """Return the plan of the comparison as it is, made once."""
+    return make_plan(config(), PARTS, None)
+
+
+@cache
+def methods_plan() -> Plan:
+    """Return the plan of the comparison of all methods, made once."""
+    return make_plan(methods(), PARTS, None)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +283,14 @@ def test_stored_logits_are_one_unit_for_all() -> None:
 def made_up(folder: Path, top1: dict[str, float], **special: float) -> Scores:
     """Return scores in which each row has its accuracy at any place, plus 0.001 times the seed; `special` is for 0 epochs."""
     made = plan()
-    results = Results(folder / "results.jsonl")
+    lines: dict[str, dict[str, Any]] = {}
     for cell in made.cells:
-        if cell.unit not in results:
+        if cell.unit not in lines:
             base = special.get(cell.row, top1[cell.row]) if cell.epochs == 0 else top1[cell.row] + 0.01 * cell.epochs
             value = base + 0.001 * cell.seed
             curve = [value] * max(cell.epochs, 1)
-            results.append({"unit": cell.unit, "top1": value, "curve": curve, "lr": 1e-3})
+            lines[cell.unit] = {"unit": cell.unit, "top1": value, "curve": curve, "lr": 1e-3}
+    results = written(folder, list(lines.values()))
     return Scores(made, results)
 
 
@@ -440,3 +460,246 @@ def test_a_shipped_set_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypat
         with pytest.raises(OSError, match="the disk is full"):
             ImageStore(tmp_path).add(source, 8)
     assert list(tmp_path.iterdir()) == []
+
+
+METHODS = (
+    TEXT.replace("alpha = 0.0", 'alpha = 0.5\nnormalisation = "batchmean"\n\n[ancestry]\ndepth = 6\nepochs = 2').replace(
+        "depths = [4, 8, 12]", "depths = [2, 4, 12]"
+    )
+    + """
+[learngenes.pool.anchor_training]
+rule = "distilled"
+
+[[learngenes.pool.anchors]]
+name = "small"
+embed_dim = 16
+num_heads = 1
+depth = 3
+positions = "front-end"
+
+[[learngenes.pool.anchors]]
+name = "large"
+embed_dim = 32
+num_heads = 2
+depth = 3
+
+[learngenes.pool.stitching]
+init = "learned"
+
+[learngenes.pool.joint]
+epochs = 1
+
+[learngenes.pool-ls]
+anchors_of = "pool"
+
+[learngenes.pool-ls.stitching]
+init = "least-squares"
+
+[learngenes.sn-net.pool]
+method = "sn-net"
+
+[[learngenes.sn-net.anchors]]
+name = "small"
+embed_dim = 16
+num_heads = 1
+depth = 4
+
+[[learngenes.sn-net.anchors]]
+name = "large"
+embed_dim = 32
+num_heads = 2
+depth = 4
+
+[learngenes.sn-net.joint]
+epochs = 2
+alpha = 0.0
+
+[learngenes.heur-lg.selection]
+rule = "stability"
+num_layers = 3
+
+[learngenes.heur-lg.depths]
+offer_max = 12
+
+[learngenes.auto-lg.selection]
+rule = "transfer"
+num_layers = 3
+
+[learngenes.auto-lg.transfer]
+depth = 3
+"""
+).replace("depths = [4, 12]\n", "depths = [2, 4]\n")
+
+
+def methods(*changes: tuple[str, str]) -> ComparisonConfig:
+    """Return the comparison of all methods, some of its text replaced."""
+    text = METHODS
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return ComparisonConfig.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("depth = 6\nepochs = 2", 'model = "a.safetensors"', "learngenes.pool: needs an ancestry network trained here"),
+        ("depth = 6\nepochs = 2", 'depth = 6\nmodel = "a"', "ancestry.depth: is of a network trained here"),
+        ("depth = 6\nepochs = 2", "epochs = 2", "ancestry.epochs: are of a network trained here"),
+        ("depth = 6\nepochs = 2", "depth = 2", "learngenes.heur-lg.selection: wants layers that an ancestry of 2"),
+        ('anchors_of = "pool"', 'anchors_of = "tleg"', "learngenes.pool-ls.anchors_of: must name a row that has anchors"),
+        ('init = "least-squares"', 'init = "learned"', "learngenes.pool-ls.stitching.init: learned needs the matrices"),
+        ("[learngenes.pool-ls.stitching]", "[learngenes.pool-ls.training]", "learngenes.pool-ls.training: is said by the row"),
+        (
+            "[learngenes.pool.stitching]",
+            "[learngenes.pool.network]\npatch_size = 16\n[learngenes.pool.stitching]",
+            "learngenes.pool.network: must be that of all rows",
+        ),
+        (
+            "[learngenes.pool.stitching]",
+            "[learngenes.pool.preprocessing]\ncrop_pct = 0.9\n[learngenes.pool.stitching]",
+            "learngenes.pool.preprocessing: must be left out",
+        ),
+        ('rule = "distilled"', 'rule = "wished"', "learngenes.pool.anchor_training.rule: must be one of"),
+        ("num_layers = 3\n\n[learngenes.heur-lg.depths]", "layers = [0]\n[learngenes.heur-lg.depths]", "learngenes.heur-lg"),
+    ],
+)
+def test_a_wrong_field_of_a_pool_or_an_inheritance_is_named(old: str, new: str, message: str) -> None:
+    """Each error names the row and the field."""
+    with pytest.raises(ConfigError) as raised:
+        methods((old, new))
+    assert str(raised.value).startswith(message)
+
+
+def test_the_ancestry_network_is_one_for_all_rows_of_a_seed() -> None:
+    """It is trained from labels, and what learns or inherits from one needs that very unit."""
+    made = methods_plan()
+    ancestors = {name: unit for name, unit in made.units.items() if unit.label.startswith("ancestry network")}
+    assert len(ancestors) == 3
+    for seed in (0, 1, 2):
+        (own,) = [name for name, unit in ancestors.items() if unit.label.endswith(f"seed {seed}")]
+        assert ancestors[own].settings["teacher"] is None
+        assert ancestors[own].settings["training"]["epochs"] == 2
+        users = [row for (row, at), unit in made.ancestors.items() if (at, unit) == (seed, own)]
+        learned = ["truncated", "weight-selection", "alone", "tleg", "tleg-elastic", "stage-wise"]
+        assert users == [*learned, "pool", "pool-ls", "heur-lg", "auto-lg"]  # sn-net here learns from labels alone
+    seen: set[str] = set()
+    for name, unit in made.units.items():
+        assert name == unit.id
+        assert set(unit.needs) <= seen
+        seen.add(name)
+
+
+def test_a_pool_stands_beside_the_networks_of_its_cost() -> None:
+    """In a depth's column is the path nearest in MACs; where none is near, the pool has no cell; all paths are measured."""
+    chosen = methods()
+    row = next(row for row in chosen.rows if row.name == "sn-net")
+    assert set(row.paths) == {2, 4}  # the largest member is far below depth 12
+    vit, design = chosen.base.network.vit(0), row.pool.design(0) if row.pool else None
+    assert design is not None
+    for depth, path in row.paths.items():
+        wanted = cost(vit, depth).macs
+        near = abs(stack_cost(design.stack(Member.along(path))).macs - wanted)
+        assert near <= 0.2 * wanted
+        assert near == min(abs(stack_cost(design.stack(member)).macs - wanted) for member in design.members)
+    made = methods_plan()
+    cells = [cell for cell in made.cells if cell.row == "sn-net"]
+    assert {cell.depth for cell in cells} == {2, 4}
+    assert {cell.path for cell in cells} == {str(path) for path in row.paths.values()}
+    members = [member for member in made.members if member.row == "sn-net"]
+    assert len(members) == 2 * (2 + 10)  # two anchors and 3 * 4 - 2 paths, before and after the joint training
+    assert {len(member.units) for member in members} == {3}
+    tuned = next(made.units[cell.unit] for cell in cells if (cell.depth, cell.data, cell.epochs) == (2, "drawings", 4))
+    stack = design.stack(Member.along(row.paths[2])).with_changes(num_classes=15)
+    assert tuned.macs == tuned.images * stack_cost(stack).macs
+
+
+def test_what_a_pool_costs_is_counted_path_by_path() -> None:
+    """Anchors, what they ask of the ancestry, and of each joint update the path drawn; shared anchors count for both."""
+    chosen, images = methods(), 15 * 64
+    made, vit = methods_plan(), chosen.base.network.vit(10)
+    by_label = {unit.label: unit for unit in made.units.values()}
+    own, other = by_label["pool: anchors and stitches, seed 1"], by_label["pool-ls: anchors and stitches, seed 1"]
+    small, large = (replace(vit, embed_dim=width, num_heads=heads) for width, heads in ((16, 1), (32, 2)))
+    row = next(row for row in chosen.rows if row.name == "pool")
+    assert row.pool is not None
+    design, joint = row.pool.design(10), row.pool.with_seed(1).joint
+    sampler = PathSampler.of(design, joint, 1)
+    drawn = 64 * sum(stack_cost(design.stack(Member.along(sampler.path(step)))).macs for step in range(15))
+    matrices = 16 * 32 * (2 * 3 * 16 + 2 * 1 * 32)  # outputs and attentions, at three positions and at one
+    asked = cost(vit, 6).macs
+    anchors = 3 * images * (cost(small, 3).macs + cost(large, 3).macs + matrices)
+    assert (own.macs, own.extra_macs) == (anchors + drawn, (3 * images * 2 + images) * asked)
+    fitted = 100 * (cost(small, 3).macs + cost(large, 3).macs)
+    assert (other.macs, other.extra_macs) == (drawn, images * asked + fitted)
+    depths = row.depths(chosen.depths)
+    making = made.making_flops("pool-ls", depths, 1)
+    assert making == other.flops + 6 * anchors + 2 * 3 * images * 2 * asked
+    assert made.ancestry_flops("pool-ls", 1) == 6 * 2 * images * cost(vit, 6).macs
+    assert made.ancestry_flops("sn-net", 1) == 0
+    assert made.stored_params["pool"] == cost(small, 3).params + cost(large, 3).params + 2 * (16 * 32 + 32)
+    assert made.stored_params["heur-lg"] == cost(vit, 3).params
+
+
+def test_a_front_has_what_nothing_cheaper_beats(tmp_path: Path) -> None:
+    """Cheapest first and strictly better; stitches that are not trained yet are on none."""
+    chosen = methods().with_choice(seeds=(0, 1), rows=("alone", "pool"))
+    made = plan(chosen)
+    by_depth = {0: 0.0, 2: 0.3, 4: 0.2, 12: 0.5}
+    lines = []
+    for name, unit in made.units.items():
+        value = 0.9 if unit.settings.get("stage") == "stitched" else 0.1
+        paths = {str(member.path): value for member in design_members(chosen)}
+        lines.append({"unit": name, "top1": by_depth[depth_of(unit.label)], "paths": paths, "curve": [0.0] * 4})
+    results = written(tmp_path, lines)
+    points = points_of(made, Scores(made, results))
+    assert {point.member.stage for point in points} == {Stage.STITCHED, Stage.WHOLE}
+    labels = [point.member.member.label for point in front(points, macs_of)]
+    assert labels == ["p0.0-2", "d2", "d12"]
+    text = members_csv(made, Scores(made, results)).splitlines()
+    assert len(text) == 1 + 3 + 2 * 9
+    assert [line.split(",")[2] for line in text if line.endswith("1,1")] == ["d2", "d12", "p0.0-2"]
+
+
+def written(folder: Path, lines: list[dict[str, Any]]) -> Results:
+    """Return results that are all there."""
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Results(folder / "results.jsonl")
+
+
+def design_members(chosen: ComparisonConfig) -> tuple[Member, ...]:
+    """Return the members of the comparison's pool."""
+    pool = next(row.pool for row in chosen.rows if row.pool is not None)
+    return pool.design(10).members
+
+
+def depth_of(label: str) -> int:
+    """Return the depth in a measurement's label; 0 where there is none."""
+    word = next((word for word in label.split() if word[0] == "d" and word[1:].isdigit()), "d0")
+    return int(word[1:])
+
+
+def test_claims_about_pools_follow_from_the_numbers(tmp_path: Path) -> None:
+    """Learned stitches that start behind and end ahead; less stored, and smaller members, because of the anchors."""
+    chosen = methods()
+    made, lines = methods_plan(), []
+    paths = [str(member.path) for row in chosen.rows if row.pool is not None for member in row.pool.design(10).members]
+    for name, unit in made.units.items():
+        value = 0.3 + 0.001 * int(unit.label.partition("seed ")[2][:1] or 0)
+        if unit.label.startswith("pool seed"):
+            value += -0.1 if unit.settings["stage"] == "stitched" else 0.1
+        lines.append({"unit": name, "top1": 0.3, "paths": dict.fromkeys(paths, value), "curve": [0.3] * 4})
+    results = written(tmp_path, lines)
+    claims = {(claim.row, claim.text): claim for claim in method_claims(chosen, made, Scores(made, results), num_classes=10)}
+    assert claims["pool", "Learngene Pool stores less than SN-Net"].verdict == "held"
+    assert claims["pool", "Learngene Pool reaches smaller networks than SN-Net"].verdict == "held"
+    better = "learned stitches are better than least squares, {} the joint training: mean over all stitched paths"
+    before, after = claims["pool", better.format("before")], claims["pool", better.format("after")]
+    assert before.verdict == "did not hold"
+    assert before.details.startswith("-10.0 ± 0.0 points beside pool-ls (20.1 and 30.1); ahead on 0 of 7 paths")
+    assert after.verdict == "held"
+    assert "ahead on 7 of 7 paths" in after.details
+    works = "a stitched network works before any training of its stitches: mean over all stitched paths ahead of chance"
+    assert claims["sn-net", works].verdict == "held"
+    equal = "ahead of scratch at equal steps on drawings, at every depth and length, with intervals that do not overlap"
+    assert claims["heur-lg", equal].verdict == "undecided"

@@ -22,7 +22,8 @@ from service.cli.main import app
 from tleg_core.comparison.config import ComparisonConfig
 from tleg_core.comparison.execution import Bench
 from tleg_core.comparison.image_store import ImageStore
-from tleg_core.comparison.plan import Plan, make_plan
+from tleg_core.comparison.plan import Plan
+from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import RESULTS_NAME, Results
 from tleg_core.comparison.unit import UnitKind
 from tleg_core.errors import TlegError

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tleg_core.comparison.config import CHEAP, ComparisonConfig, DataSource, Method, Row
+from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.plan import Plan
+from tleg_core.comparison.rows import CHEAP, Method, Row
 from tleg_core.comparison.scores import Key, Scores
 from tleg_core.comparison.statistics import Standing, Verdict, overall, paired_difference
 from tleg_core.cost import cost
@@ -66,7 +67,8 @@ def in_epochs(count: int) -> str:
     return "1 epoch" if count == 1 else f"{count} epochs"
 
 
-def _depths(scores: Scores, row: str, data: str, epochs: int) -> list[int]:
+def depths_with(scores: Scores, row: str, data: str, epochs: int) -> list[int]:
+    """Return the depths at which a row has an accuracy on a data set after so many epochs."""
     return sorted({key.depth for key in scores.keys if (key.row, key.data, key.epochs) == (row, data, epochs)})
 
 
@@ -80,7 +82,7 @@ def _half_the_cost(config: ComparisonConfig, scores: Scores, row: Row) -> Iterat
         if half is None:
             continue
         verdicts, words = [], []
-        for depth in _depths(scores, row.name, source.name, half):
+        for depth in depths_with(scores, row.name, source.name, half):
             own = scores.by_seed(Key(row=row.name, depth=depth, data=source.name, epochs=half))
             whole = scores.by_seed(Key(row=scratch, depth=depth, data=source.name, epochs=lengths[-1]))
             difference = paired_difference(own, whole)
@@ -106,7 +108,7 @@ def _ahead(config: ComparisonConfig, scores: Scores, row: Row) -> Iterator[Claim
         behind: list[str] = []
         for source in sources:
             for length in lengths_of(config, source):
-                for depth in _depths(scores, row.name, source.name, length):
+                for depth in depths_with(scores, row.name, source.name, length):
                     key = Key(row=row.name, depth=depth, data=source.name, epochs=length)
                     for name in cheap:
                         other = Key(row=name, depth=depth, data=source.name, epochs=length)
@@ -120,7 +122,7 @@ def _ahead(config: ComparisonConfig, scores: Scores, row: Row) -> Iterator[Claim
                         if standing is Standing.BEHIND:
                             behind.append(f"{name} at d{depth}, {in_epochs(length)} on {source.name}")
         if standings:
-            details = f"by intervals {_counted(standings)}; by paired differences {_counted(paired)}"
+            details = f"by intervals {counted(standings)}; by paired differences {counted(paired)}"
             if behind:
                 details += f"; behind {', '.join(behind[:6])}{' and others' if len(behind) > 6 else ''}"
             yield Claim(
@@ -138,7 +140,8 @@ def verdict_on_standings(standings: Counter[Standing]) -> Verdict:
     return Verdict.UNDECIDED if standings[Standing.UNDECIDED] else Verdict.HELD
 
 
-def _counted(standings: Counter[Standing]) -> str:
+def counted(standings: Counter[Standing]) -> str:
+    """Return how many there are of each, in words."""
     return ", ".join(f"{standing} {standings[standing]}" for standing in Standing) + f" of {standings.total()}"
 
 
@@ -176,7 +179,7 @@ def _no_fine_tuning(config: ComparisonConfig, scores: Scores, row: Row) -> Itera
     if alone is None:
         return
     verdicts, words = [], []
-    for depth in _depths(scores, row.name, config.data.name, 0):
+    for depth in depths_with(scores, row.name, config.data.name, 0):
         if depth < _ELASTIC_FROM:
             continue
         key = Key(row=row.name, depth=depth, data=config.data.name, epochs=0)

@@ -5,36 +5,16 @@ Torch-free. Errors name the field by its place, such as `fine_tuning.lrs` or `le
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any, Self
 
+from tleg_core.comparison.rows import NAME, Method, Row, check_inherited, check_table, read_rows
 from tleg_core.config_section import read_section
 from tleg_core.errors import ConfigError
 from tleg_core.learngene_config import LearngeneConfig, NetworkShape
-from tleg_core.training_config import Augmentation, Precision, TrainingConfig, within
-from tleg_core.vit import MAX_DEPTH
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,61}")
-
-
-class Method(StrEnum):
-    """How a row is initialised."""
-
-    SCRATCH = "scratch"
-    MIMETIC = "mimetic"
-    TRUNCATED = "truncated"
-    WEIGHT_SELECTION = "weight-selection"
-    ALONE = "alone"
-    """A network trained for each depth on the learngene's data as long as the learngene: the expensive upper bound."""
-    LEARNGENE = "learngene"
-
-
-CHEAP = (Method.SCRATCH, Method.MIMETIC, Method.TRUNCATED, Method.WEIGHT_SELECTION)
-"""The initialisations that a learngene has to be ahead of."""
+from tleg_core.training_config import MAX_EPOCHS, Augmentation, Precision, TrainingConfig, within
+from tleg_core.vit import MAX_DEPTH, check_depth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +43,7 @@ class DataSource:
     targets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise ConfigError("name", f"must be lower-case letters, digits and hyphens, not {self.name[:80]!r}")
         for name in ("limit", "test_limit"):
             value = getattr(self, name)
@@ -136,27 +116,31 @@ class Ancestry:
     """What is learned from beside the labels.
 
     Args:
-        model: An ancestry model's file, of the data's classes, or one of its stored logits; None for labels only.
+        model: An ancestry model's file, of the data's classes, or one of its stored logits.
+        depth: Instead of a file: the depth of a network that is trained from labels in the comparison itself, one for each
+            seed, of the width that is compared. What pools and inherited layers come from is such a network.
+        epochs: How long that is trained; None for as long as the others.
         stored: Whether its logits are computed once for each image and view, and then read; needs `augmentation.views`.
         precision: The arithmetic that it computes in.
     """
 
     model: str | None = None
+    depth: int | None = None
+    epochs: int | None = None
     stored: bool = False
     precision: Precision = Precision.BFLOAT16
 
     def __post_init__(self) -> None:
         if self.stored and self.model is None:
             raise ConfigError("stored", "needs a model")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One way to initialise; `learngene` is how its learngene is trained, where it has one."""
-
-    name: str
-    method: Method
-    learngene: LearngeneConfig | None = None
+        if self.model is not None and self.depth is not None:
+            raise ConfigError("depth", "is of a network trained here; there is a model's file already")
+        if self.depth is not None:
+            check_depth(self.depth)
+        if self.epochs is not None:
+            within("epochs", self.epochs, 1, MAX_EPOCHS)
+            if self.depth is None:
+                raise ConfigError("epochs", "are of a network trained here: there is no depth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +212,14 @@ class ComparisonConfig:
             raise ConfigError("fine_tuning.tuning_depth", "must be among `depths`")
         if any(row.method is Method.WEIGHT_SELECTION for row in self.rows) and self.wide is None:
             raise ConfigError("wide_network", "is needed: the row weight-selection selects from it")
-        if (self.ancestry.model is None) != (self.base.distillation.alpha == 0.0):
+        ancestry, learned = self.ancestry, self.base.distillation.alpha != 0.0
+        if (ancestry.model is None and ancestry.depth is None) if learned else ancestry.model is not None:
             raise ConfigError("distillation.alpha", "is 0 exactly where there is no ancestry model to learn from")
+        for row in self.rows:
+            if row.needs_ancestry and ancestry.depth is None:
+                raise ConfigError(f"learngenes.{row.name}", "needs an ancestry network trained here: ancestry.depth")
+            if row.inheritance is not None:
+                check_inherited(row.name, row.inheritance, ancestry.depth or 0)
         if self.ancestry.stored and self.base.training.augmentation.views is None:
             raise ConfigError("augmentation.views", "is needed where logits are stored")
 
@@ -276,7 +266,7 @@ class ComparisonConfig:
             "learngenes": value.pop("learngenes", {}),
             "wide_network": value.pop("wide_network", None),
             "ancestry": value.pop("ancestry", {}),
-            "fine_tuning": dict(_table("fine_tuning", value.pop("fine_tuning", {}))),
+            "fine_tuning": dict(check_table("fine_tuning", value.pop("fine_tuning", {}))),
         }
         shared: dict[str, Any] = {
             name: value.pop(name) for name in ("network", "training", "augmentation", "distillation") if name in value
@@ -291,7 +281,7 @@ class ComparisonConfig:
             depths=whole.depths,
             seeds=whole.seeds,
             pretraining_seeds=whole.pretraining_seeds or whole.seeds,
-            rows=_rows(whole.rows, _table("learngenes", tables["learngenes"]), shared),
+            rows=read_rows(whole.rows, check_table("learngenes", tables["learngenes"]), shared, base.network, whole.depths),
             data=read_section(DataSource, "data", tables["data"]),
             transfer=tuple(
                 read_section(DataSource, f"transfer.{index}", table) for index, table in enumerate(tables["transfer"])
@@ -305,39 +295,6 @@ class ComparisonConfig:
             comparable_points=whole.comparable_points,
             elastic_points=whole.elastic_points,
         )
-
-
-def _rows(names: tuple[str, ...] | None, learngenes: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[Row, ...]:
-    """Return the rows by their names; each learngene has the shared sections with its own put over them."""
-    plain = {method.value: method for method in Method if method is not Method.LEARNGENE}
-    for name in learngenes:
-        if name in plain or not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"learngenes.{name[:80]}", "must be named by lower-case letters, digits and hyphens, as no other row"
-            )
-    rows = []
-    for name in (*plain, *learngenes) if names is None else names:
-        if name in plain:
-            rows.append(Row(name=name, method=plain[name]))
-        elif name in learngenes:
-            sections = dict(shared)
-            for section, values in _table(f"learngenes.{name}", learngenes[name]).items():
-                sections[section] = dict(_table(section, sections.get(section, {}))) | dict(_table(section, values))
-            try:
-                rows.append(Row(name=name, method=Method.LEARNGENE, learngene=LearngeneConfig.from_json(sections)))
-            except ConfigError as error:
-                raise ConfigError(f"learngenes.{name}.{error.field}", error.reason) from error
-        else:
-            raise ConfigError("rows", f"{name[:80]!r} is none of {', '.join((*plain, *learngenes))}")
-    if len({row.name for row in rows}) != len(rows) or not rows:
-        raise ConfigError("rows", "must be one or more different names")
-    return tuple(rows)
-
-
-def _table(place: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(place, "must be a table of fields")
-    return value
 
 
 def _check_whole(name: str, values: tuple[int, ...] | None, low: int, high: int) -> None:

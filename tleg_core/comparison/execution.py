@@ -18,21 +18,23 @@ import torch
 from torch import nn
 
 from tleg_core import __version__
-from tleg_core.comparison.config import Method
+from tleg_core.comparison.ancestor import ancestor_model, inherit
 from tleg_core.comparison.image_store import ImageStore, held_back
+from tleg_core.comparison.initial_weights import initial_weights
+from tleg_core.comparison.plan import Stage
+from tleg_core.comparison.pool_unit import PoolFiles, make_pool, paths_of
 from tleg_core.comparison.results import Result
+from tleg_core.comparison.start import stack_of
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.config_section import read_section
 from tleg_core.description import Preprocessing, Provenance
 from tleg_core.errors import ConfigError
 from tleg_core.images import ImageSet
-from tleg_core.learngene import Learngene
 from tleg_core.learngene_config import Distillation, LearngeneConfig
-from tleg_core.methods import learngene as descendants
-from tleg_core.methods import mimetic, scratch, truncation, weight_selection
+from tleg_core.stack import Stack
 from tleg_core.tensor_source import Array
 from tleg_core.training.batches import Batch, Batches
-from tleg_core.training.checkpoint import Checkpoint, read_tensors
+from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.distillation import distillation_loss
 from tleg_core.training.errors import TrainingDivergedError
 from tleg_core.training.evaluate import measure_top1
@@ -47,7 +49,7 @@ from tleg_core.training.teacher import AncestryTeacher, Teacher, check_classes
 from tleg_core.training.teacher_file import open_teacher
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.training_description import describe_learngene, summary
-from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
+from tleg_core.vit import VitConfig
 
 _PREPROCESSING = Preprocessing()
 
@@ -94,6 +96,9 @@ class Bench:
             UnitKind.LOGITS: self._logits,
             UnitKind.LEARNGENE: self._learngene,
             UnitKind.NETWORK: self._network,
+            UnitKind.POOL: self._pool,
+            UnitKind.INHERITANCE: self._inheritance,
+            UnitKind.PATHS: self._paths,
             UnitKind.MEASURE: self._measure,
             UnitKind.TUNING: self._tuning,
             UnitKind.FINE_TUNE: self._fine_tune,
@@ -105,7 +110,12 @@ class Bench:
     def _teacher(self, unit: Unit, data: ImageSet) -> Teacher | None:
         """Return where the teacher's logits of `data` come from: stored ones where the unit needs them."""
         asked = unit.settings["teacher"]
-        if asked is None or self._ancestry is None:
+        if asked is None:
+            return None
+        if "depth" in asked:
+            model = ancestor_model(self._artefact(unit.needs[-1]), asked, data)
+            return AncestryTeacher(model, self._device, Precision(asked["precision"]))
+        if self._ancestry is None:
             return None
         path = self._artefact(unit.needs[0]) if unit.needs else self._ancestry
         teacher = open_teacher(path, self._device, Precision(asked["precision"]))
@@ -165,7 +175,7 @@ class Bench:
         if teacher is not None:
             teacher.check(batches, training)
         vit = VitConfig.from_json(settings["network"])
-        network = _timm(vit, settings["depth"])
+        network = _network_of(Stack.plain(vit, settings["depth"]))
         model = network.build(drop_path=training.drop_path, seed=training.seed).to(self._device)
 
         def objective(batch: Batch) -> Outcome:
@@ -191,12 +201,54 @@ class Bench:
         unfinished.replace(path)
         return {"train_losses": curve.losses}
 
+    def _pool(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Make a pool."""
+        data = self._images(unit.settings["train"])
+        files = PoolFiles(whole=self._artefact(unit.id), stitched=self._stitched(unit.id), work=self._folder / "work" / unit.id)
+        pool = make_pool(
+            unit,
+            data,
+            self._teacher(unit, data),
+            anchors=self._stitched(unit.needs[0], otherwise_whole=True) if unit.settings["given"] else None,
+            files=files,
+            observer=(curve := _Curve()),
+            device=self._device,
+        )
+        return {"train_losses": curve.losses, "params": pool.num_params, "digest": pool.digest}
+
+    def _inheritance(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Choose layers of the ancestry network."""
+        data = self._images(unit.settings["train"])
+        learngene = inherit(
+            unit,
+            data,
+            ancestor_model(self._artefact(unit.needs[-1]), unit.settings["teacher"], data),
+            file=self._artefact(unit.id),
+            work=self._folder / "work" / unit.id,
+            observer=(curve := _Curve()),
+            device=self._device,
+        )
+        selection = learngene.description.selection
+        chosen = None if selection is None else list(selection.chosen)
+        return {"train_losses": curve.losses, "params": learngene.num_params, "digest": learngene.digest, "layers": chosen}
+
+    def _stitched(self, unit_id: str, *, otherwise_whole: bool = False) -> Path:
+        """Return the file of a pool before its joint training; that of the pool itself where it has none."""
+        path = self._folder / "artefacts" / f"{unit_id}-stitched.safetensors"
+        return self._artefact(unit_id) if otherwise_whole and not path.exists() else path
+
+    def _paths(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
+        """Measure every member of a pool."""
+        (pool,) = unit.needs
+        stitched = unit.settings["stage"] == Stage.STITCHED
+        file = self._stitched(pool) if stitched else self._artefact(pool)
+        return {"paths": paths_of(file, self._images(unit.settings["test"]), self._device)}
+
     def _measure(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
         """Measure an initialisation as it is."""
-        start = unit.settings["start"]
-        vit = VitConfig.from_json(start["network"])
-        model = self._load(vit, start["depth"], self._weights(start, unit.needs))
-        return {"top1": self._top1(model, vit, self._images(unit.settings["test"]), Precision.FLOAT32)}
+        stack = stack_of(unit.settings["start"])
+        model = self._load(stack, self._weights(unit))
+        return {"top1": self._top1(model, stack.config, self._images(unit.settings["test"]), Precision.FLOAT32)}
 
     def _tuning(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
         """Fine-tune on most of the training images and measure on those held back."""
@@ -214,11 +266,11 @@ class Bench:
 
     def _fine_tuned(self, unit: Unit, train: ImageSet, test: ImageSet, training: TrainingConfig) -> dict[str, Any]:
         settings = unit.settings
-        start = settings["start"]
-        vit = VitConfig.from_json(start["network"]).with_changes(num_classes=settings["classes"])
-        weights = {name: torch.from_numpy(array.copy()) for name, array in self._weights(start, unit.needs).items()}
+        stack = stack_of(settings["start"]).with_changes(num_classes=settings["classes"])
+        vit = stack.config
+        weights = {name: torch.from_numpy(array.copy()) for name, array in self._weights(unit).items()}
         headed = with_head(weights, settings["classes"], keep=settings["keeps_head"])
-        model = self._load(vit, start["depth"], {name: tensor.numpy() for name, tensor in headed.items()})
+        model = self._load(stack, {name: tensor.numpy() for name, tensor in headed.items()})
 
         def objective(batch: Batch) -> Outcome:
             logits = model(prepare(batch.images, vit.img_size, _PREPROCESSING))
@@ -244,26 +296,12 @@ class Bench:
             curve.top1 += [0.0] * (training.epochs - len(curve.top1))
         return found | {"top1": curve.top1[-1]}
 
-    def _weights(self, start: Mapping[str, Any], needs: Sequence[str]) -> Mapping[str, Array]:
-        """Return an initialisation's weights, of the classes of the data that all was trained on."""
-        vit, depth = VitConfig.from_json(start["network"]), start["depth"]
-        match Method(start["method"]):
-            case Method.SCRATCH:
-                return scratch.initialise(vit, depth, seed=start["seed"])
-            case Method.MIMETIC:
-                fresh = scratch.initialise(vit, depth, seed=start["seed"])
-                return mimetic.initialise(fresh, vit, depth, seed=start["seed"])
-            case Method.LEARNGENE:
-                return descendants.initialise(Learngene.open(self._artefact(needs[0])), depth)
-            case Method.WEIGHT_SELECTION:
-                source = VitConfig.from_json(start["source"])
-                return weight_selection.initialise(_arrays(self._artefact(needs[0])), source, vit, depth)
-            case Method.TRUNCATED | Method.ALONE:
-                return truncation.initialise(_arrays(self._artefact(needs[0])), vit, depth)
+    def _weights(self, unit: Unit) -> Mapping[str, Array]:
+        return initial_weights(unit.settings["start"], self._artefact(unit.needs[0]) if unit.needs else None)
 
-    def _load(self, vit: VitConfig, depth: int, weights: Mapping[str, Array]) -> nn.Module:
+    def _load(self, stack: Stack, weights: Mapping[str, Array]) -> nn.Module:
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-        return _timm(vit, depth).load(tensors, drop_path=0.0, device=self._device)
+        return _network_of(stack).load(tensors, drop_path=0.0, device=self._device)
 
     def _top1(self, model: nn.Module, vit: VitConfig, data: ImageSet, precision: Precision) -> float:
         model.eval()
@@ -320,13 +358,8 @@ def _go_on() -> Wish:
     return Wish.GO_ON
 
 
-def _timm(vit: VitConfig, depth: int) -> Network:
-    return Network(architecture=timm_architecture(vit), model_args=timm_model_args(vit, depth), num_classes=vit.num_classes)
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    tensors, _ = read_tensors(path)
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+def _network_of(stack: Stack) -> Network:
+    return Network(architecture=stack.architecture, model_args=stack.model_args, num_classes=stack.config.num_classes)
 
 
 def _training(settings: Mapping[str, Any]) -> TrainingConfig:

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from tleg_core.comparison.claims import in_epochs, lengths_of
-from tleg_core.comparison.config import ComparisonConfig, DataSource, Method
-from tleg_core.comparison.plan import Plan, depths_of_row
+from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.families import front, macs_of, params_of, points_of
+from tleg_core.comparison.plan import Plan, Stage, depths_of_row
+from tleg_core.comparison.rows import Method
 from tleg_core.comparison.scores import Key, Scores
 from tleg_core.comparison.statistics import Estimate
 from tleg_core.plots.figure import COLOURS, SUFFIXES, drawing
@@ -36,7 +38,7 @@ def write_plots(config: ComparisonConfig, plan: Plan, scores: Scores, folder: Pa
 def plot_names(config: ComparisonConfig) -> list[str]:
     """Return the names of the plots, without suffix, in the report's order."""
     sources = (config.data, *config.transfer)
-    return [f"{kind}-{source.name}" for kind in ("accuracy", "curves") for source in sources] + ["cost"]
+    return ["members"] + [f"{kind}-{source.name}" for kind in ("accuracy", "curves") for source in sources] + ["cost"]
 
 
 class _Plot:
@@ -67,12 +69,14 @@ class _Plot:
             axes[0].set_ylim(max(0.0, min(means) - _ROOM_POINTS), min(100.0, max(means) + _ROOM_POINTS))
         handles = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
         names = [row.name for row in self._config.rows if row.name in handles]
+        names += [name for name in handles if name not in names]
         if names:
             figure.legend([handles[name] for name in names], names, loc="outside right center")
 
 
 def _drawn(config: ComparisonConfig, plan: Plan, scores: Scores) -> list[_Plot]:
-    plots: dict[str, _Plot] = {}
+    members = [_member_panel(config, plan, scores, by_params=by_params) for by_params in (False, True)]
+    plots = {"members": _Plot("members", members, config)}
     for source in (config.data, *config.transfer):
         lengths = ((0,) if source is config.data else ()) + lengths_of(config, source)
         by_depth = [_depth_panel(config, scores, source, epochs) for epochs in lengths]
@@ -134,6 +138,52 @@ def _curve_panel(config: ComparisonConfig, scores: Scores, source: DataSource, d
     return draw
 
 
+def _member_panel(config: ComparisonConfig, plan: Plan, scores: Scores, *, by_params: bool) -> Callable[[Axes], list[float]]:
+    """Return what draws every member of every family by its own cost, before any fine-tuning, and the front over all of them.
+
+    Stitches that nothing has trained yet are hollow, and on no front.
+    """
+    points, cost_of = points_of(plan, scores), params_of if by_params else macs_of
+
+    def draw(axis: Axes) -> list[float]:
+        what = "parameters" if by_params else "MACs of an image"
+        axis.set(title=f"{config.data.name}, no fine-tuning", xlabel=what, xscale="log")
+        _log_ticks(axis)
+        for row in config.rows:
+            for stage in Stage:
+                own = [point for point in points if (point.member.row, point.member.stage) == (row.name, stage)]
+                own.sort(key=lambda point: cost_of(point.member))
+                style = _style(config, row.name) | {"linestyle": "none", "markersize": 4}
+                if stage is Stage.STITCHED:
+                    style |= {"markerfacecolor": "none", "alpha": 0.6, "label": None}
+                if own:
+                    axis.plot([cost_of(point.member) for point in own], [point.top1.mean for point in own], **style)
+        if any(point.member.stage is Stage.STITCHED for point in points):
+            hollow: dict[str, Any] = {
+                "color": "#666666",
+                "marker": "o",
+                "markerfacecolor": "none",
+                "linestyle": "none",
+                "markersize": 4,
+            }
+            axis.plot([], [], **hollow, label="hollow: not\ntrained together")
+        best = front(points, cost_of)
+        if best:
+            places = [cost_of(point.member) for point in best]
+            axis.step(
+                places, [point.top1.mean for point in best], where="post", color="#666666", lw=0.8, label="front", zorder=0
+            )
+        return [point.top1.mean for point in points]
+
+    return draw
+
+
+def _log_ticks(axis: Axes) -> None:
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _cost_panel(config: ComparisonConfig, plan: Plan, scores: Scores, *, by_params: bool) -> Callable[[Axes], list[float]]:
     """Return what draws mean accuracy over the depths, before and after fine-tuning, by what all of them cost together."""
     source, longest = config.data, lengths_of(config, config.data)[-1]
@@ -141,9 +191,7 @@ def _cost_panel(config: ComparisonConfig, plan: Plan, scores: Scores, *, by_para
     def draw(axis: Axes) -> list[float]:
         what = "parameters stored" if by_params else "FLOPs of all training"
         axis.set(title=f"{source.name}, 0 and {in_epochs(longest)}", xlabel=f"{what}, all depths together", xscale="log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        _log_ticks(axis)
         shown: list[float] = []
         for row in config.rows:
             depths = [depth for depth in depths_of_row(row, config.depths) if source.depths is None or depth in source.depths]

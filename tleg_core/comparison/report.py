@@ -8,22 +8,22 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tleg_core import __version__
 from tleg_core.atomic_file import atomic_file
 from tleg_core.comparison.claims import Claim, claims_of, lengths_of
-from tleg_core.comparison.config import CHEAP, ComparisonConfig, DataSource, Method, Row
+from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.families import comparable_table, families_csv, family_table, member_table, members_csv
 from tleg_core.comparison.image_store import Parts
+from tleg_core.comparison.method_claims import method_claims
 from tleg_core.comparison.plan import Plan, depths_of_row
 from tleg_core.comparison.plots import plot_names, write_plots
 from tleg_core.comparison.results import Results
+from tleg_core.comparison.rows import CHEAP, Method, Row
 from tleg_core.comparison.scores import Key, Scores
+from tleg_core.comparison.setting import setting
 from tleg_core.comparison.statistics import Estimate, paired_difference
-from tleg_core.learngene_config import DepthRule, LearngeneConfig
 
 _DASH = "-"
 
@@ -37,7 +37,7 @@ def write_report(
     *,
     command: str,
 ) -> list[Path]:
-    """Write `table.md`, `table.csv`, `differences.csv`, `report.md` and the plots, and return their paths.
+    """Write tables as Markdown and CSV, `report.md` and the plots, and return their paths.
 
     Args:
         config: What was compared.
@@ -49,12 +49,15 @@ def write_report(
     """
     scores = Scores(plan, results)
     vit = config.base.network.vit(parts[config.data.name].train.classes)
+    claims = claims_of(config, plan, scores, vit) + method_claims(config, plan, scores, vit.num_classes)
     texts = {
         "table.csv": _table_csv(config, plan, scores),
+        "claims.csv": _claims_csv(claims),
         "differences.csv": _differences_csv(config, scores),
+        "members.csv": members_csv(plan, scores),
+        "families.csv": families_csv(config, plan),
         "table.md": "\n".join([*_table(config, scores), "", *_costs(config, plan, scores)]) + "\n",
-        "report.md": "\n".join(_report(config, parts, plan, scores, claims_of(config, plan, scores, vit), command=command))
-        + "\n",
+        "report.md": "\n".join(_report(config, parts, plan, scores, claims, command=command)) + "\n",
     }
     written = []
     for name, text in texts.items():
@@ -76,7 +79,7 @@ def _report(
     lines = [f"# {config.name}: initialisations compared", "", f"    {command}", ""]
     if scores.done < scores.total:
         lines += [f"**Not finished: {scores.done} of {scores.total} units are done; the numbers are of these.**", ""]
-    lines += _setting(config, parts, plan)
+    lines += setting(config, parts, plan)
     lines += ["", "## Claims", "", "| claim | row | verdict | numbers |", "|---|---|---|---|"]
     lines += [f"| {claim.text} | {claim.row} | **{claim.verdict}** | {claim.details} |" for claim in claims]
     lines += [
@@ -87,6 +90,8 @@ def _report(
         "",
     ]
     lines += _table(config, scores)
+    lines += comparable_table(config)
+    lines += ["", "## Families", "", *family_table(config, plan, scores), "", "![members](plots/members.png)"]
     lines += ["", "## Cost", "", *_costs(config, plan, scores)]
     lines += _targets(config, scores)
     lines += ["", "## Differences to the cheap initialisations", ""]
@@ -98,66 +103,8 @@ def _report(
     lines += _differences(config, scores)
     lines += _rates(config, scores)
     lines += ["", "## Plots", ""]
-    lines += [f"![{name}](plots/{name}.png)" for name in plot_names(config)]
-    return lines
-
-
-def _setting(config: ComparisonConfig, parts: Mapping[str, Parts], plan: Plan) -> list[str]:
-    vit = config.base.network.vit(parts[config.data.name].train.classes)
-    training, tuned, seeds = config.base.training, config.fine_tuning, list(config.seeds)
-    pretrained = "all of them" if config.pretraining_seeds == config.seeds else f"{list(config.pretraining_seeds)} in turn"
-    schedules = "each with a cosine of its own" if tuned.own_schedules else "shorter ones read off the longest one's curve"
-    sets = [
-        f"{source.name} ({parts[source.name].train.images:,} training and {parts[source.name].test.images:,} test images, "
-        f"{parts[source.name].train.classes} classes)"
-        for source in (config.data, *config.transfer)
-    ]
-    return [
-        f"- Network: width {vit.embed_dim}, {vit.num_heads} heads, {vit.img_size} px, patch {vit.patch_size}, no class token; "
-        f"depths {', '.join(map(str, config.depths))}.",
-        f"- Data: {config.data.name} to train on; {'; '.join(sets)}.",
-        f"- Seeds of initialisation, order and augmentation: {seeds}; of learngenes and networks: {pretrained}.",
-        f"- Learngenes and networks: {training.epochs} epochs of batch {training.batch_size}, AdamW, lr {training.lr:g}, "
-        f"learned from {_learned_from(config)}. Equal for all of them, and so are the images and their order.",
-        f"- Fine-tunes: batch {tuned.batch_size}, AdamW, cosine, labels only; lengths: {schedules}. All rows of a depth, a "
-        "seed and a data set see the same images in the same order, augmented alike. On the training set a row keeps its "
-        "trained head, if it has one; on transfer sets all heads are zero at first.",
-        f"- Learning rate of fine-tunes: {_rate_choice(config)}.",
-        "- FLOPs: 2 x multiply-accumulates of the network's matrix products, by arithmetic, x 3 for forward and backward pass, "
-        "x images. Elastic training is counted at the very depths that its updates drew. Measurements, expansion, the "
-        "optimiser and the ancestry model are left out; so is the choice of learning rates, which every row has.",
-        f"- All units together: {len(plan.units)}, {plan.images:,} training images, {plan.flops:.3g} FLOPs.",
-        f"- tleg {__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores.",
-        *(f"- {row.name}: {_schedule_and_depths(row.learngene)}." for row in config.rows if row.learngene is not None),
-    ]
-
-
-def _learned_from(config: ComparisonConfig) -> str:
-    loss = config.base.distillation
-    if loss.alpha == 0.0:
-        return "labels"
-    return f"an ancestry model (alpha {loss.alpha:g}, temperature {loss.temperature:g}, {loss.kind})"
-
-
-def _rate_choice(config: ComparisonConfig) -> str:
-    tuned = config.fine_tuning
-    if len(tuned.lrs) == 1:
-        return f"{tuned.lrs[0]:g} for all rows"
-    return (
-        f"for each row and data set the best of {', '.join(f'{lr:g}' for lr in tuned.lrs)} in the longest run at depth "
-        f"{config.tuning_depth}, seed {tuned.tuning_seed}, on {tuned.validation:.0%} of the training images, held back for "
-        "that only; test images chose nothing"
-    )
-
-
-def _schedule_and_depths(learngene: LearngeneConfig) -> str:
-    depths = learngene.depths
-    trained = f"at depth {depths.train}"
-    if depths.rule is not DepthRule.FIXED:
-        trained = (
-            f"at depths {depths.train_min} to {depths.train} ({depths.rule}, self-distillation {depths.self_distillation:g})"
-        )
-    return f"{learngene.schedule.build()}, trained {trained}"
+    lines += [f"![{name}](plots/{name}.png)" for name in plot_names(config) if name != "members"]
+    return [*lines, "", "## Members", "", *member_table(plan, scores)]
 
 
 def _table(config: ComparisonConfig, scores: Scores) -> list[str]:
@@ -227,7 +174,7 @@ def _compared(config: ComparisonConfig) -> Iterable[tuple[Row, Row, DataSource, 
     """Yield each learngene's row with each cheap one, on each data set, at each length."""
     cheap = [row for row in config.rows if row.method in CHEAP]
     for row in config.rows:
-        if row.method is Method.LEARNGENE:
+        if row.method not in (*CHEAP, Method.ALONE):
             for source in (config.data, *config.transfer):
                 for length in lengths_of(config, source):
                     for other in cheap:
@@ -315,6 +262,14 @@ def _differences_csv(config: ComparisonConfig, scores: Scores) -> str:
                 numbers = [difference.count, _number(difference.mean), _number(difference.half)]
                 standings = [one.beside(two), difference.beside_zero()]
                 writer.writerow([row.name, other.name, source.name, length, depth, *numbers, *standings])
+    return text.getvalue()
+
+
+def _claims_csv(claims: Sequence[Claim]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["claim", "row", "verdict", "details"])
+    writer.writerows([claim.text, claim.row, claim.verdict, claim.details] for claim in claims)
     return text.getvalue()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tleg_core.comparison.plan import Cell, Plan
+from tleg_core.comparison.plan import Cell, FamilyMember, Plan
 from tleg_core.comparison.results import Results
 from tleg_core.comparison.statistics import Estimate, estimate
 
@@ -60,8 +60,23 @@ class Scores:
 
     def _top1(self, cell: Cell) -> float:
         result = self._results[cell.unit]
-        top1: float = result["curve"][cell.epochs - 1] if cell.epochs else result["top1"]
+        if cell.epochs:
+            top1: float = result["curve"][cell.epochs - 1]
+        else:
+            top1 = result["top1"] if cell.path is None else result["paths"][cell.path]
         return top1
+
+    def of_member(self, member: FamilyMember) -> Mapping[int, float]:
+        """Return a family member's accuracies before any fine-tuning, in points, by seed; shared ones once, as `by_seed`."""
+        first: dict[str, int] = {}
+        for seed, unit in member.units.items():
+            if unit in self._results:
+                first.setdefault(unit, seed)
+        path = member.member.path
+        return {
+            seed: 100 * (self._results[unit]["top1"] if path is None else self._results[unit]["paths"][str(path)])
+            for unit, seed in first.items()
+        }
 
     def lr(self, key: Key) -> float | None:
         """Return the learning rate that was taken."""
@@ -85,8 +100,7 @@ class Scores:
 
     def pretraining_flops(self, row: str, depths: Sequence[int], seed: int) -> int:
         """Return what training whatever a row's members of these depths start from cost, each source counted once."""
-        units = {self._plan.sources[row, depth, seed] for depth in depths if (row, depth, seed) in self._plan.sources}
-        return sum(self._plan.units[unit].flops for unit in units)
+        return self._plan.making_flops(row, depths, seed)
 
     def pretraining_images(self, row: str, depths: Sequence[int], seed: int) -> int:
         """Return the images, repetitions counted, that this training saw."""

@@ -22,6 +22,7 @@ from tleg_core.designs.pool import Anchor, Pool
 from tleg_core.errors import ConfigError
 from tleg_core.learngene_config import Distillation, DistillationKind, KdNormalisation, check_channels, read_training
 from tleg_core.methods.stitching import KERNEL, STRIDE, Stitching, both_ways_stitching, nearest_stitching
+from tleg_core.path import MAX_ANCHORS
 from tleg_core.training_config import MAX_EPOCHS, TrainingConfig, within
 
 _METHODS = (Method.POOL, Method.SN_NET, Method.PRETRAINED)
@@ -198,8 +199,9 @@ class PoolConfig(Sectioned):
             _ = self.joint_config
 
     def _check_anchors(self) -> None:
-        if len(self.anchors) < 1 + self.stitched:
-            raise ConfigError("anchors", f"must be at least {1 + self.stitched}, not {len(self.anchors)}")
+        fewest = 1 + self.stitched
+        if not fewest <= len(self.anchors) <= MAX_ANCHORS:
+            raise ConfigError("anchors", f"must be at least {fewest} and at most {MAX_ANCHORS}, not {len(self.anchors)}")
         for anchor in self.anchors:
             try:
                 anchor.vit(self.network, num_classes=1)

@@ -224,6 +224,17 @@ def test_both_ways_have_no_windows() -> None:
         config.with_overrides(["stitching.kernel=3"])
 
 
+def test_a_pool_has_a_limited_number_of_anchors_and_paths() -> None:
+    """Each is an error before anything large is made."""
+    config = PoolConfig.from_toml(POOL)
+    value = config.to_json()
+    value["anchors"] = [value["anchors"][0] | {"name": f"a{number}"} for number in range(65)]
+    with pytest.raises(ConfigError, match="anchors: must be at least 2 and at most 64, not 65"):
+        PoolConfig.from_json(value)
+    with pytest.raises(ConfigError, match="stitching: makes up to 999,000 paths"):
+        config.with_overrides(["anchors.ti.depth=1000", "anchors.b.depth=1000", "stitching.both_ways=true"])
+
+
 def test_pretrained_networks_are_not_stitched() -> None:
     """Not even one alone is refused."""
     text = '[pool]\nmethod = "pretrained"\n[[anchors]]\nname = "ti"\n[training]\nepochs = 1\n'

@@ -128,6 +128,16 @@ def test_both_ways_leave_out_no_part_of_a_network(small: int, large: int) -> Non
         assert all(before.anchor != after.anchor for before, after in pairwise(path.segments))
 
 
+def test_more_paths_than_a_pool_can_have_are_refused_at_once() -> None:
+    """Before they are made: a thousand blocks both ways would be a million paths."""
+    for stitching, depths in ((both_ways_stitching, (1000, 1000)), (nearest_stitching, (900, 900, 900))):
+        with pytest.raises(ConfigError, match="a pool has at most 4,096"):
+            stitching(depths)
+    with pytest.raises(ConfigError, match="a pool has at most 4,096"):
+        nearest_stitching((100, 100), kernel=100)
+    assert len(nearest_stitching((64, 64), kernel=64).paths) == 4096
+
+
 @pytest.mark.parametrize("depths", [(), (3,), (0, 3), (3, -1)])
 def test_one_anchor_alone_is_not_stitched(depths: tuple[int, ...]) -> None:
     """Nor is one without blocks."""

@@ -12,12 +12,12 @@ Shape legend: L blocks of an anchor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TypeAlias
 
-from tleg_core.designs.pool import Stitch
+from tleg_core.designs.pool import MAX_STITCHES, Stitch
 from tleg_core.errors import ConfigError
 from tleg_core.path import Path, Segment
 
@@ -99,9 +99,10 @@ def nearest_stitching(depths: Sequence[int], *, kernel: int = KERNEL, stride: in
         stride: Blocks from a window to the next.
 
     Raises:
-        ConfigError: A number is below 1, or there is one anchor alone.
+        ConfigError: A number is below 1, there is one anchor alone, or there would be more paths than a pool can have.
     """
     _check_several(depths)
+    _check_count(max(pair) if pair[0] != pair[1] else pair[0] * min(2 * kernel - 1, pair[0]) for pair in pairwise(depths))
     stitches, paths = [], []
     for source, (depth, next_depth) in enumerate(pairwise(depths)):
         paired = depth == next_depth
@@ -121,9 +122,10 @@ def both_ways_stitching(depths: Sequence[int]) -> Stitching:
         depths: Blocks of each anchor, the smallest anchor first.
 
     Raises:
-        ConfigError: A depth is below 1, or there is one anchor alone.
+        ConfigError: A depth is below 1, there is one anchor alone, or there would be more paths than a pool can have.
     """
     _check_several(depths)
+    _check_count(min(pair) * (min(pair) - 1) for pair in pairwise(depths))
     stitches, paths = [], []
     for small, (depth, next_depth) in enumerate(pairwise(depths)):
         large = small + 1
@@ -157,3 +159,10 @@ def _check_several(depths: Sequence[int]) -> None:
         raise ConfigError("anchors", "must be at least two to be stitched")
     if min(depths) < 1:
         raise ConfigError("depth", f"must be at least 1, not {min(depths)}")
+
+
+def _check_count(at_most: Iterable[int]) -> None:
+    """Raise `ConfigError` where so many paths, one number for each pair of anchors, are more than a pool can have."""
+    count = sum(at_most)
+    if count > MAX_STITCHES:
+        raise ConfigError("stitching", f"makes up to {count:,} paths; a pool has at most {MAX_STITCHES:,}")

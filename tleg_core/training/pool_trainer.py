@@ -27,6 +27,7 @@ from tleg_core.path import Path
 from tleg_core.pool_config import PoolConfig, StitchInit
 from tleg_core.training.batches import Batches
 from tleg_core.training.draws import seed_of
+from tleg_core.training.errors import TrainingInterruptedError
 from tleg_core.training.interruption import stop_requests
 from tleg_core.training.keeper import Keeper
 from tleg_core.training.logits_objective import LogitsObjective
@@ -169,11 +170,18 @@ class PoolTrainer:
             while self._progress.phase < len(self._phases):
                 phase = self._phases[self._progress.phase]
                 self._observer.note(f"phase {self._progress.phase + 1} of {len(self._phases)}: {phase.name}")
-                self._progress = self._progress.finished(phase.work(), instead=phase.whole)
+                self._progress = self._progress.finished(self._worked(phase), instead=phase.whole)
                 if self._processes.first:
                     self._keeper.keep(self._progress.checkpoint(self._identity), self._span(self._progress.phase).steps_before)
         done = self._progress.part("pool") or self._progress.done
         return {name: done[name] for name in self.design.tensor_shapes()}
+
+    def _worked(self, phase: _Phase) -> dict[str, Tensor]:
+        """Return what a phase makes; where it is stopped, the message names it."""
+        try:
+            return phase.work()
+        except TrainingInterruptedError as error:
+            raise TrainingInterruptedError(f"{phase.name}: {error}") from error
 
     def _wishes(self) -> AbstractContextManager[Callable[[], int]]:
         """Give the function that says what is wanted, for all phases."""

@@ -155,7 +155,7 @@ class TrainingResource(RunResource):
 
 
 def accuracy_by_member(metrics: Mapping[str, float], *, largest: int | None) -> dict[str, float]:
-    """Return the top-1 accuracies among the metrics, by depth or path as text, depths first, the smallest first.
+    """Return the top-1 accuracies among the metrics, by depth, the smallest first, or by path, whole anchors first.
 
     Where there is a `largest` trained depth, `top1` is its accuracy.
     """
@@ -166,7 +166,8 @@ def accuracy_by_member(metrics: Mapping[str, float], *, largest: int | None) -> 
             found[int(match[1])] = value
         elif match := ALONG_PATH.fullmatch(name):
             paths[match[1]] = value
-    return {str(depth): found[depth] for depth in sorted(found)} | paths
+    whole_first = sorted(paths, key=lambda path: (path.count("_"), path))
+    return {str(depth): found[depth] for depth in sorted(found)} | {path: paths[path] for path in whole_first}
 
 
 class TrainingList(BaseModel):

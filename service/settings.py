@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from redis.connection import parse_url
 
+from service.domain.export import MAX_EXPORTED_BYTES
 from service.domain.invalid_value import invalid_value_message
 from tleg_core.errors import ConfigError
 from tleg_core.learngene import MAX_LEARNGENE_BYTES
@@ -41,8 +42,8 @@ class Settings(BaseSettings):
     shipped: bool = Field(True, description="Whether the learngenes shipped with the package are served.")
     store_url: str | None = Field(
         None,
-        description="Where data sets, checkpoints and fine-tuned weights lie: file:///…, s3://bucket/…, gs://… or az://…; "
-        "without one, a folder in the data folder.",
+        description="Where data sets, checkpoints, fine-tuned weights and exports lie: file:///…, s3://bucket/…, gs://… or "
+        "az://…; without one, a folder in the data folder.",
     )
     workers: int = Field(1, ge=0, le=64, description="Fine-tuning workers that `tleg serve` runs beside the API.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where a worker trains: auto, cpu or cuda.")
@@ -66,6 +67,11 @@ class Settings(BaseSettings):
     )
     max_published_bytes: int = Field(
         4 * 1024**3, ge=1024, description="Bytes that all published learngenes may have; each server holds them in memory."
+    )
+    max_exported_bytes: int = Field(
+        MAX_EXPORTED_BYTES,
+        ge=1024,
+        description="Bytes that all exports of models may have; above it the oldest go, until somebody asks for them again.",
     )
     max_image_pixels: int = Field(
         50_000_000,

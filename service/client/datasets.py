@@ -7,10 +7,10 @@ from pathlib import Path
 
 from service.api.schemas.datasets import DatasetList, DatasetResource
 from service.client.call import answer, call, given, segment
-from service.client.transfer import Progress
 from service.client.effect import Flow, Request, Upload, do
 from service.client.file_content import file_upload, reporting
 from service.client.folder_archive import FolderArchive
+from service.client.transfer import Progress
 
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.gz|tgz|parquet)$", re.IGNORECASE)
 _MAX_NAME = 128  # characters, of the API

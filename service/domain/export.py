@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
+
+MAX_EXPORTED_BYTES: Final = 20 * 1024**3
+"""Bytes that all exports may have, where the operator says nothing else."""
 
 
 class ExportFormat(StrEnum):

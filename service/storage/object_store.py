@@ -57,9 +57,12 @@ def trained_learngene_key(job_id: str, sha256: str) -> str:
     return f"{state_folder(job_id)}learngene-{sha256}.safetensors"
 
 
+EXPORTS_FOLDER = "exports/"
+
+
 def export_key(model_id: str, sha256: str, suffix: str) -> str:
     """Return the key of a model's export: its sha256 too, for another attempt may make other bytes."""
-    return f"exports/{model_id}-{sha256}{suffix}"
+    return f"{EXPORTS_FOLDER}{model_id}-{sha256}{suffix}"
 
 
 def state_sha256(key: str) -> str:
@@ -233,6 +236,32 @@ class ObjectStore:
                 return
             for found in obstore.list(self._store, prefix):
                 obstore.delete(self._store, [item["path"] for item in found])
+
+    def delete_oldest(self, prefix: str, max_bytes: int, *, keep: str) -> list[str]:
+        """Delete the oldest objects whose key begins with `prefix` until the others have at most `max_bytes`.
+
+        Args:
+            prefix: What the keys begin with; it ends in a slash.
+            max_bytes: What may stay.
+            keep: The key of an object that stays in any case, and counts.
+
+        Returns:
+            The keys of those that were deleted.
+        """
+        with _failures():
+            found = sorted(
+                (item for page in obstore.list(self._store, prefix) for item in page), key=lambda item: item["last_modified"]
+            )
+        excess = sum(item["size"] for item in found) - max_bytes
+        deleted = []
+        for item in found:
+            if excess <= 0:
+                break
+            if item["path"] != keep:
+                self.delete(item["path"])
+                deleted.append(item["path"])
+                excess -= item["size"]
+        return deleted
 
     async def delete_async(self, key: str) -> None:
         """Delete an object, if it is there."""

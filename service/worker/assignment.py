@@ -6,6 +6,7 @@ Recording is done before the job says so and may be done twice: what is recorded
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,17 @@ from typing import Any, Final, Protocol
 from service.domain.catalogue import Catalogue
 from service.domain.dataset import Dataset
 from service.domain.errors import ObjectStoreError
-from service.domain.export import ExportFile
+from service.domain.export import MAX_EXPORTED_BYTES, ExportFile
 from service.domain.job import ExportSpec, FineTuneSpec, TrainingSpec
 from service.domain.model import FineTuning, Model, Usage
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.model_store import ModelStore
-from service.storage.object_store import ObjectStore
+from service.storage.object_store import EXPORTS_FOLDER, ObjectStore
 from service.worker.protocol import AnchorModel, EpochDone, ExportRun, FineTuneRun, Finished, Run, TrainingRun, Weights
+
+logger = logging.getLogger(__name__)
 
 _MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # of a model, in the last epoch; the others on the held-out part
 
@@ -39,12 +42,14 @@ class Stores:
         datasets: DatasetStore,
         objects: ObjectStore,
         learngenes: LearngeneRegistry,
+        max_exported_bytes: int = MAX_EXPORTED_BYTES,
     ) -> None:
         self.jobs = jobs
         self.models = models
         self.datasets = datasets
         self.objects = objects
         self.learngenes = learngenes
+        self.max_exported_bytes = max_exported_bytes
 
     @property
     def catalogue(self) -> Catalogue:
@@ -78,7 +83,7 @@ async def assignment_of(claim: Claim, stores: Stores) -> Assignment:
             model = await _model(spec.model, stores)
             key = await stores.learngenes.object_key(model)
             usage = stores.catalogue.usage(model)
-            return ExportAssignment(claim, spec=spec, model=model, learngene_key=key, usage=usage)
+            return ExportAssignment(claim, stores, spec=spec, model=model, learngene_key=key, usage=usage)
         case FineTuneSpec():
             dataset = (await stores.datasets.get(spec.dataset)).dataset
             model = await _model(spec.model, stores)
@@ -195,6 +200,7 @@ class ExportAssignment:
     """To export a model."""
 
     claim: Claim
+    stores: Stores
     spec: ExportSpec
     model: Model
     learngene_key: str | None  # of the published learngene that it is expanded from
@@ -218,7 +224,15 @@ class ExportAssignment:
         weights: Weights,
         settings: Mapping[str, Any],  # noqa: ARG002
     ) -> str:
-        """Return the file's digest and length: the job's own result is its record."""
+        """Return the file's digest and length: the job's own result is its record. The oldest exports make room for it."""
+        objects, limit = self.stores.objects, self.stores.max_exported_bytes
+        try:
+            gone = await asyncio.to_thread(objects.delete_oldest, EXPORTS_FOLDER, limit, keep=weights.key)
+        except ObjectStoreError as error:  # the next export tries again
+            logger.warning("%s", error, extra={"action": "exports_kept"})
+        else:
+            if gone:
+                logger.info("%d exports made room", len(gone), extra={"action": "exports_deleted", "objects": gone})
         return str(ExportFile(sha256=weights.sha256, size_bytes=weights.size_bytes))
 
 

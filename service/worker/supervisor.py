@@ -73,6 +73,7 @@ class Supervisor:
             datasets=DatasetStore(self._redis),
             objects=objects,
             learngenes=LearngeneRegistry(catalogue, LearngeneStore(self._redis), objects, limits=limits, serving=False),
+            max_exported_bytes=settings.max_exported_bytes,
         )
         self._queue = Queue(settings.redis_url, heartbeat_s=settings.heartbeat_s, is_open=self._is_open, handle=self._handle)
         self._loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -150,6 +151,22 @@ def test_what_is_not_there_is_missing(store: ObjectStore, tmp_path: Path) -> Non
     store.delete(KEY)
     asyncio.run(store.delete_async(KEY))
     assert not target.exists()
+
+
+def test_the_oldest_objects_make_room(source: Path, tmp_path: Path) -> None:
+    """Until the limit holds; other folders are left alone, and one that is to be kept stays however large it is."""
+    store = ObjectStore((tmp_path / "objects").as_uri())
+    assert store.delete_oldest("exports/", 10, keep="exports/a") == []
+    for age, key in enumerate(["exports/b", "exports/a", "exports/c", "weights/a"]):
+        store.put_file(key, source)
+        path = store.local_path(key)
+        assert path is not None
+        os.utime(path, (1000 + age, 1000 + age))
+    size = len(CONTENT)
+    assert store.delete_oldest("exports/", 3 * size, keep="exports/c") == []
+    assert store.delete_oldest("exports/", 2 * size, keep="exports/c") == ["exports/b"]
+    assert store.delete_oldest("exports/", 1, keep="exports/a") == ["exports/c"]
+    assert (store.exists("exports/a"), store.exists("weights/a")) == (True, True)
 
 
 @pytest.mark.usefixtures("s3")

@@ -36,6 +36,7 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
         "max_dataset_images": "10",
         "max_learngene_bytes": "4096",
         "max_published_bytes": "8192",
+        "max_exported_bytes": "16384",
         "max_image_pixels": "1000",
         "upload_idle_s": "1.5",
         "drain_timeout_s": "5",

@@ -43,6 +43,27 @@ def test_an_export_ends_in_a_file_that_the_job_names(on_bench: OnBench) -> None:
     on_bench(scenario)
 
 
+def test_the_oldest_export_makes_room_for_another(on_bench: OnBench) -> None:
+    """With room for one alone; asked for again, it is made again."""
+
+    async def scenario(bench: Bench) -> None:
+        objects = ObjectStore(bench.settings.object_store_url)
+
+        def is_there(job: Job) -> bool:
+            assert isinstance(job.spec, ExportSpec)
+            file = ExportFile.parse(job.result or "")
+            return objects.exists(export_key(bench.model.id, file.sha256, job.spec.format.suffix))
+
+        async with bench.worker(max_exported_bytes=50):
+            ended = []
+            for export_format in ExportFormat:
+                job, _ = await bench.jobs.create(ExportSpec(model=bench.model.id, format=export_format))
+                ended.append(await bench.ended(job.id))
+        assert [is_there(job) for job in ended] == [False, True]
+
+    on_bench(scenario)
+
+
 def test_the_order_has_what_the_file_says_of_itself(on_bench: OnBench) -> None:
     """The model's record, its classes and its licence."""
 

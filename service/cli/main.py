@@ -23,6 +23,7 @@ from service.cli import (
     models,
     plot,
     recipes,
+    scratch,
     serve,
     train,
     training,
@@ -70,6 +71,7 @@ app.command(rich_help_panel=_FILES)(local.budget)
 app.command(rich_help_panel=_FILES)(local.expand)
 app.command(rich_help_panel=_FILES)(local.inspect)
 app.command(rich_help_panel=_FILES)(card.card)
+app.command(rich_help_panel=_FILES)(scratch.scratch)
 app.command("import", rich_help_panel=_FILES)(training.import_checkpoint)
 app.command(rich_help_panel=_TRAINING)(train.train)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_TRAINING)

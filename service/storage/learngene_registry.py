@@ -43,8 +43,9 @@ _PAUSES_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between tries to load what could not 
 
 
 def shipped_paths() -> list[Path]:
-    """Return the learngene files that are part of the package, by name."""
-    return sorted((Path(tleg_core.__file__).parent / "shipped").glob("*.safetensors"))
+    """Return the learngene files that are part of the package, by name; the baselines, in which nothing is, come last."""
+    files = (Path(tleg_core.__file__).parent / "shipped").glob("*.safetensors")
+    return sorted(files, key=lambda path: (path.stem.startswith("scratch-"), path))
 
 
 def load_catalogue(paths: Iterable[Path], *, shipped: bool = True) -> Catalogue:

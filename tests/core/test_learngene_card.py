@@ -113,13 +113,6 @@ def test_an_untrained_learngene_says_so(learngene: Learngene, trained_depth: int
     assert ("nothing was trained" in text) == (trained_depth is None)
 
 
-@pytest.mark.parametrize("name", ["tleg-ti-cifar10", "tleg-s-cifar10"])
-def test_a_shipped_card_is_what_the_command_prints(name: str) -> None:
-    """Byte for byte."""
-    folder = SHIPPED.parent
-    assert card(Family(Learngene.open(folder / f"{name}.safetensors"))) == (folder / f"{name}.md").read_text()
-
-
 def test_a_pools_card_shows_its_paths() -> None:
     """Anchors and stitches, a row for each path, results by path, and an example that runs along one."""
     measured = Measurement.of(Member.along(PoolPath.parse("0.0-1_1.3-3")), data_set="shapes", top1=0.5, images=100)

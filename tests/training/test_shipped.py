@@ -19,6 +19,7 @@ from tleg_core.training.evaluate import measure_depths
 PACKAGE = Path(tleg_core.__file__).parent
 CARD = (PACKAGE / "shipped" / "tleg-ti-fashion-mnist.md").read_text()
 ELASTIC = ("tleg-ti-cifar10", "tleg-s-cifar10")
+BASELINES = ("scratch-ti-cifar10", "scratch-s-cifar10", "scratch-ti-fashion-mnist")
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,8 @@ def test_it_classifies_the_shipped_images_as_well_as_it_says(learngene: Learngen
         assert entry.top1 == pytest.approx(stated[entry.depth], abs=0.04)
 
 
-@pytest.mark.parametrize("name", ELASTIC)
-def test_the_cards_of_the_elastic_ones_are_what_the_command_prints(name: str) -> None:
+@pytest.mark.parametrize("name", [*ELASTIC, *BASELINES])
+def test_the_cards_are_what_the_command_prints(name: str) -> None:
     """Written once by `tleg card`, and not by hand."""
     family = Family(Learngene.open(PACKAGE / "shipped" / f"{name}.safetensors"))
     assert card(family).strip() == (PACKAGE / "shipped" / f"{name}.md").read_text().strip()
@@ -65,6 +66,17 @@ def test_the_elastic_ones_need_no_fine_tuning_at_any_depth(name: str) -> None:
     top1 = {entry.depth: entry.top1 for entry in learngene.description.accuracy}
     assert set(top1) == set(range(2, 13))
     assert min(accuracy for depth, accuracy in top1.items() if depth >= 3) > max(top1.values()) - 0.03
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_of_the_networks_that_it_is_compared_with(name: str) -> None:
+    """The same configuration, preprocessing and classes, and nothing stored."""
+    baseline = Learngene.open(PACKAGE / "shipped" / f"{name}.safetensors")
+    other = Learngene.open(PACKAGE / "shipped" / f"{name.replace('scratch', 'tleg')}.safetensors").description
+    own = baseline.description
+    assert (own.config, own.preprocessing, own.class_names) == (other.config, other.preprocessing, other.class_names)
+    assert set(other.design.members) <= set(own.design.members)
+    assert baseline.num_params == 0
 
 
 def test_every_shipped_learngene_stands_in_the_list() -> None:

@@ -14,7 +14,7 @@ from service.domain.dataset import Dataset
 from service.domain.published_learngene import RESERVED_NAMES
 from service.domain.training import description_of, provenance_of
 from tleg_core.anchor_config import AnchorRule, PoolNetwork
-from tleg_core.description import Description
+from tleg_core.description import MAX_TEXT, Description
 from tleg_core.errors import ConfigError
 from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene_config import LearngeneConfig
@@ -53,6 +53,8 @@ def check_description(body: TrainingBody, config: AnyConfig, dataset: Dataset, k
         licence=body.licence,
         anchors={name: anchor.model.id for name, anchor in known.anchors.items()},
     )
+    if len(provenance.command) > MAX_TEXT:
+        raise ConfigError("config", f"is too long to be recorded with the learngene: more than {MAX_TEXT} characters")
     ancestry = None if known.teacher is None else (known.teacher.model.stack, known.teacher.preprocessing)
     try:
         return description_of(body.name, config, provenance, dataset.class_names, ancestry=ancestry)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from service.domain.model import Model
 from service.worker.protocol import AnchorModel, EpochDone, Finished, Note, Saved, Started, Stepped, Stopped, TrainingRun
 from tests.engine.conftest import CLASSES, Scene, again
 from tests.engine.driver import Engine
+from tests.engine.test_kills import finish_despite_kills
 from tests.engine.test_trainings import stored, training
 from tleg_core.description import Method
 from tleg_core.family import Family, Variation
@@ -140,3 +144,34 @@ def test_anchors_that_are_models_are_not_trained_again(engine: Engine, scene: Sc
     learngene = stored(scene, finished)
     expected = scene.learngene.tensors["norm.weight"]
     assert (learngene.tensors["anchors.0.norm.weight"] == expected).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_pool_that_is_killed_at_random_moments_ends_in_the_same_file(start: Callable[..., Engine], scene: Scene) -> None:
+    """With states after each update, in whichever phase."""
+    changes = {"training": CONFIG["training"] | {"epochs": 8, "drop_path": 0.1}, "joint": {"epochs": 8, "alpha": 0.0}}
+    with start() as engine:
+        begun = time.monotonic()
+        undisturbed = engine.do(pool_run(scene, **changes))[-1]
+        took_s = time.monotonic() - begun
+    rng = random.Random(11)
+    delays_s = [rng.uniform(0.0, took_s) for _ in range(3)]
+    killed = finish_despite_kills(start, pool_run(scene, checkpoint_s=0.0, **changes), delays_s)
+    assert isinstance(killed, Finished), killed
+    assert killed.weights.sha256 == undisturbed.weights.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_make_a_pool_together(start: Callable[..., Engine], scene: Scene) -> None:
+    """They fit stitches and measure together too, and end in the same file twice."""
+    run = pool_run(scene)
+    run = run.model_copy(update={"settings": run.settings | {"nproc": 2}})
+    digests = []
+    with start(nproc=2) as engine:
+        for _ in range(2):
+            finished = engine.do(run)[-1]
+            assert isinstance(finished, Finished), finished
+            digests.append(finished.weights.sha256)
+    assert digests[0] == digests[1]

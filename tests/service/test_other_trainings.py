@@ -215,6 +215,13 @@ def test_a_pool_that_could_not_be_published_is_not_trained(open_api: ApiFactory,
         assert refused(small, SN_NET | {"network": {"img_size": 16, "patch_size": 8}})[0] == "config.anchors"
 
 
+def test_a_configuration_that_a_learngene_could_not_say_is_refused(client: TestClient) -> None:
+    """It is part of the provenance, which has a limit."""
+    many = [{"name": f"anchor-{number:025}", "size": "test", "depth": 1} for number in range(24)]
+    assert refused(client, SN_NET | {"anchors": many})[0] == "config"
+    created(client, SN_NET | {"anchors": many[:8]})
+
+
 def test_a_pool_shows_what_it_measured_by_path(client: TestClient, store_url: str) -> None:
     """As its phases end, and whatever its worker is."""
     job = created(client, SN_NET | {"training": {"epochs": 4}})

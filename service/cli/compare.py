@@ -49,6 +49,7 @@ def compare(
     results = Results(folder / RESULTS_NAME)
     if dry_run:
         _show(plan, results)
+        _show_rows(chosen, plan)
         return
     from tleg_core.comparison.report import write_report  # before the runs: what it needs must be there
 
@@ -120,6 +121,18 @@ def _show(plan: Plan, results: Results) -> None:
             ("left", f"{len(left)} units, {sum(u.images for u in left):,} images, {sum(u.flops for u in left):.3g} FLOPs"),
         ]
     )
+
+
+def _show_rows(config: ComparisonConfig, plan: Plan) -> None:
+    """Print the parameters stored of each row's family, and the FLOPs that making it costs for one seed."""
+    rows = []
+    for row in config.rows:
+        making = plan.making_flops(row.name, row.depths(config.depths), config.seeds[0])
+        ancestry = plan.ancestry_flops(row.name, config.seeds[0])
+        members = len({member.member for member in plan.members if member.row == row.name})
+        costs = (making, ancestry, making + ancestry)
+        rows.append((row.name, str(members), f"{plan.stored_params[row.name]:,}", *(f"{flops:.3g}" for flops in costs)))
+    print_table(("row", "members", "stored", "making", "ancestry", "together"), rows)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tleg_core.canonical import sha256_hex
 from tleg_core.comparison.claims import Claim, claims_of
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.families import front, macs_of, members_csv, points_of
@@ -141,6 +142,11 @@ def methods_plan() -> Plan:
         ('name = "made up"', 'name = "made up"\nspeed = 1', "comparison.speed: is no field"),
         ('name = "made up"', "name = ", "config: is no TOML"),
         (
+            "[learngenes.tleg.depths]",
+            "[learngenes.tleg.preprocessing]\ncrop_pct = 0.9\n[learngenes.tleg.depths]",
+            "learngenes.tleg.pre",
+        ),
+        (
             "[learngenes.tleg.depths]\ntrain = 12",
             "[learngenes.tleg.network]\nembed_dim = 64",
             "learngenes.tleg.network: must be",
@@ -192,6 +198,11 @@ def test_ids_follow_from_what_decides_a_result() -> None:
     longer = plan(config(("epochs = 3", "epochs = 4")))
     fresh = {unit.label.split(" d")[0] for name, unit in longer.units.items() if name in ids}
     assert fresh == {"scratch", "mimetic"}
+
+
+def test_ids_stay_what_they_were() -> None:
+    """Results that are kept stay valid: whoever changes this number makes everybody's comparisons begin again."""
+    assert sha256_hex(*(name.encode() for name in sorted(plan().units)))[:16] == "95e81de6fd6a0b77"
 
 
 def test_rows_of_a_depth_and_a_seed_train_on_the_same_draws() -> None:

@@ -162,7 +162,9 @@ def _family(config: ComparisonConfig, plan: Plan, scores: Scores, row: Row, vit:
     seed = config.seeds[0]
     images = scores.pretraining_images(row.name, config.depths, seed)
     own = scores.pretraining_flops(row.name, config.depths, seed)
-    alone = sum(6 * cost(vit, depth).macs * images for depth in members)
+    taught = config.ancestry.depth if config.base.distillation.alpha else None
+    asked = 0 if taught is None else 2 * cost(vit, taught).macs  # of the ancestry network, for each image
+    alone = sum((6 * cost(vit, depth).macs + asked) * images for depth in members)
     if own:
         yield Claim(
             text=f"about {PRETRAINING_RATIO:g} times less pre-training for a family",

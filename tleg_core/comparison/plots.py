@@ -195,7 +195,8 @@ def _cost_panel(config: ComparisonConfig, plan: Plan, scores: Scores, *, by_para
         shown: list[float] = []
         for row in config.rows:
             depths = [depth for depth in depths_of_row(row, config.depths) if source.depths is None or depth in source.depths]
-            before = scores.pretraining_flops(row.name, config.depths, config.seeds[0])
+            seed = config.seeds[0]
+            before = scores.pretraining_flops(row.name, config.depths, seed) + plan.ancestry_flops(row.name, seed)
             places, means = [], []
             for epochs in (0, longest):
                 keys = [Key(row=row.name, depth=depth, data=source.name, epochs=epochs) for depth in depths]

@@ -126,7 +126,8 @@ def _table(config: ComparisonConfig, scores: Scores) -> list[str]:
 def _costs(config: ComparisonConfig, plan: Plan, scores: Scores) -> list[str]:
     """Return what each row keeps and costs for all compared depths together."""
     lines = [
-        f"For all {len(config.depths)} depths together, one seed; fine-tuning is the longest, on {config.data.name}.",
+        f"For all {len(config.depths)} depths together, one seed; fine-tuning is the longest, on {config.data.name}."
+        + ("" if config.ancestry.depth is None else " Without the ancestry network, whose training stands with the families."),
         "",
         "| row | depths | parameters stored | training beforehand, FLOPs | images | fine-tuning, FLOPs |",
         "|---|---:|---:|---:|---:|---:|",

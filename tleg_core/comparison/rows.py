@@ -179,7 +179,14 @@ def _trained_row(
         sections = {section: shared[section] for section in ("training", "augmentation") if section in shared}
         inheritance = InheritanceConfig.from_json(_over(sections, table))
         return Row(name=name, method=Method.INHERITANCE, inheritance=inheritance)
-    return Row(name=name, method=Method.LEARNGENE, learngene=LearngeneConfig.from_json(_over(shared, table)))
+    learngene = LearngeneConfig.from_json(_over(shared, table))
+    _check_preprocessing(name, learngene.preprocessing)
+    return Row(name=name, method=Method.LEARNGENE, learngene=learngene)
+
+
+def _check_preprocessing(name: str, own: Preprocessing) -> None:
+    if own != Preprocessing():
+        raise ConfigError("preprocessing", f"must be left out: that of all rows is used for {name} as well")
 
 
 def _read_pool(name: str, table: Mapping[str, Any], shared: Mapping[str, Any], network: NetworkShape) -> PoolConfig:
@@ -191,8 +198,7 @@ def _read_pool(name: str, table: Mapping[str, Any], shared: Mapping[str, Any], n
     pool = PoolConfig.from_json({**_over(sections, rest), "anchors": anchors})
     if pool.network.class_token or any(getattr(pool.network, item) != getattr(network, item) for item in _SHARED_BY_POOLS):
         raise ConfigError("network", "must be that of all rows")
-    if pool.preprocessing != Preprocessing():
-        raise ConfigError("preprocessing", f"must be left out: that of all rows is used for {name} as well")
+    _check_preprocessing(name, pool.preprocessing)
     return pool
 
 

@@ -106,6 +106,7 @@ class Sources:
         seen = images_seen(config.training, self._images, self.config.data.name)
         described = config.to_json()
         del described["training"]["checkpoint_every_steps"]
+        del described["preprocessing"]  # that of all rows
         teacher, needs = self._taught(config.distillation.alpha, seed)
         settings = {
             "config": described,

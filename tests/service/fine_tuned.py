@@ -23,6 +23,7 @@ from service.storage.job_store import JobStore
 from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore, weights_key
+from tleg_core.training import stitched_vit as _registers_with_timm  # noqa: F401
 
 ResultT = TypeVar("ResultT")
 

@@ -110,6 +110,44 @@ def model_libraries(repo: str, readable: str, commit: str, by_hand: str) -> dict
     }
 
 
+def stitched(*repos_and_files: str) -> dict[str, Any]:
+    """Load networks of changing width: refused by timm alone, and after the card's import equal to the files."""
+    import huggingface_hub as hub  # noqa: PLC0415
+    import timm  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+    from transformers import AutoModelForImageClassification  # noqa: PLC0415
+
+    def without_the_import(repo: str) -> str:
+        try:
+            timm.create_model(f"hf-hub:{repo}", pretrained=True)
+        except RuntimeError as error:
+            return str(error)
+        return "loaded"
+
+    refusal = without_the_import(repos_and_files[0])
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loaded = []
+    for repo, by_hand in zip(repos_and_files[::2], repos_and_files[1::2], strict=True):
+        example = hub.ModelCard.load(repo).text.split("```python", 1)[1].split("```", 1)[0]
+        names: dict[str, Any] = {}
+        exec(example.split("transform =")[0], names)  # noqa: S102 (what a user would paste)
+        model, stored = names["model"], load_file(by_hand)
+        state = model.state_dict()
+        wrapped = AutoModelForImageClassification.from_pretrained(repo)
+        with torch.inference_mode():
+            outputs = model.eval()(images), wrapped.eval()(images).logits
+        loaded.append(
+            {
+                "equal": state.keys() == stored.keys() and all(torch.equal(state[name], stored[name]) for name in stored),
+                "difference": float((outputs[0] - outputs[1]).abs().max()),
+                "shape": list(outputs[0].shape),
+                "pretrained": model.pretrained_cfg["input_size"],
+            }
+        )
+    return {"refusal": refusal, "loaded": loaded}
+
+
 def fine_tuned(*repos_and_files: str) -> list[dict[str, Any]]:
     """Load fine-tuned models with timm and transformers, and use each as its card says; the files are what they must equal."""
     import huggingface_hub as hub  # noqa: PLC0415

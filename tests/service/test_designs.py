@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from huggingface_hub.utils import validate_repo_id
+from safetensors.numpy import load
 from starlette.testclient import TestClient
 
 from service.api.front_plot import LETTER, LINE, FrontPlot
+from service.client import Client
+from service.storage import keys
+from service.storage.embedded_redis import running_url
+from service.storage.object_store import ObjectStore
 from tests.service import tiny
 from tests.service.conftest import ApiFactory
+from tests.service.fine_tuned import Workshop, data_set
+from tests.service.server import ServerProcess
+from tests.service.test_hub import hub_client
 from tleg_core.cost import stack_cost
 from tleg_core.descendant import Descendant
 from tleg_core.description import Measurement
@@ -331,3 +341,148 @@ def many_paths() -> Pool:
     joins = tuple((before, after) for before in range(11) for after in range(before + 1, 12))
     paths = tuple(PoolPath.parse(f"0.0-{before}_1.{after}-11") for before, after in joins)
     return Pool(anchors=anchors, stitches=tuple(Stitch(source=0, target=1, joins=(join,)) for join in joins), paths=paths)
+
+
+@pytest.fixture
+def empty(open_api: ApiFactory, redis_url: str, tmp_path: Path) -> Iterator[TestClient]:
+    """A server without learngenes, with a folder and a database of its own."""
+    url = f"{redis_url}?db=3"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    with open_api(url, learngenes=(), data_dir=tmp_path / "data") as client:
+        yield client
+
+
+def test_learngenes_of_every_design_are_published(empty: TestClient, files: list[Path]) -> None:
+    """201, listed, their members made at once; the file comes back as it was sent."""
+    for path in files:
+        answer = empty.post("/learngenes", content=path.read_bytes())
+        assert answer.status_code == 201, answer.text
+        assert empty.get(answer.json()["links"]["weights"]).content == path.read_bytes()
+    assert [item["id"] for item in empty.get("/learngenes").json()["data"]] == ["tiny-inherited", "tiny-pool", "tiny-scratch"]
+    model = create(empty, learngene="tiny-pool", budget={"path": STITCHED})
+    assert empty.get(f"/tleg/tiny-pool-p{STITCHED}/resolve/main/model.safetensors").content == (
+        empty.get(model["links"]["weights"]).content
+    )
+    assert create(empty, method="scratch", budget={"depth": 2})["learngene"] == "tiny-scratch"
+    assert empty.delete("/learngenes/tiny-pool").status_code == 204
+    assert empty.get(f"/tleg/tiny-pool-p{STITCHED}/resolve/main/config.json").status_code == 404
+    assert empty.get(model["links"]["weights"]).status_code == 503
+
+
+def with_description(content: bytes, edit: Callable[[dict[str, Any]], object]) -> bytes:
+    """Return a learngene's file with an edited description."""
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:start])
+    description = json.loads(header["__metadata__"]["tleg.learngene"])
+    edit(description)
+    header["__metadata__"]["tleg.learngene"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[start:]
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a path without a stitch": (lambda value: value["pool"]["paths"].append("0.0-0_1.2-3"), "no stitch joins"),
+    "a path into the file system": (lambda value: value["pool"]["paths"].append("../../etc/passwd"), "must be like"),
+    "a million paths": (lambda value: value["pool"].update(paths=["0.0-2"] * 100_000), "at most 4096"),
+    "a stitch to nowhere": (lambda value: value["pool"]["stitches"][0].update(target=9), "two different anchors"),
+    "an anchor of another image": (
+        lambda value: value["pool"]["anchors"][1]["config"].update(img_size=64),
+        "differ in img_size",
+    ),
+    "an anchor of a million blocks": (lambda value: value["pool"]["anchors"][0].update(depth=10**6), "from 1 to 1000"),
+    "an anchor's name of control characters": (lambda value: value["pool"]["anchors"][0].update(name="a\x1b[2J"), "lower-case"),
+    "other joins than the digest's": (lambda value: value["pool"]["stitches"][0].update(joins=[[0, 1], [2, 3]]), "digest"),
+    "an accuracy of no member": (lambda value: value["accuracy"][0].update(path="0.0-1"), "not offered"),
+    "a selection": (
+        lambda value: value.update(selection={"rule": "x", "scores": [], "chosen": [], "details": {}}),
+        "selection",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_pool_that_lies_is_not_published(empty: TestClient, files: list[Path], case: str) -> None:
+    """422 with the reason in a short message, and nothing is kept."""
+    edit, reason = HOSTILE[case]
+    answer = empty.post("/learngenes", content=with_description(files[0].read_bytes(), edit))
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "learngene_refused"), answer.text
+    assert reason in problem["detail"]
+    assert len(problem["detail"]) < 700
+    assert problem["detail"].isprintable()
+    assert empty.get("/learngenes").json()["data"] == []
+
+
+def test_fine_tunes_begin_at_stitched_members(empty: TestClient, files: list[Path], redis_url: str) -> None:
+    """By a budget's path, by a model's id, or in one call with the model; the settings follow from the stages' depth."""
+    empty.post("/learngenes", content=files[0].read_bytes())
+    dataset = data_set()
+    with redis.Redis.from_url(f"{redis_url}?db=3") as client:
+        client.hset(keys.dataset(dataset.id), "record", json.dumps(dataset.to_json()))
+        client.hset(keys.dataset(dataset.id), "created_at", "2026-01-01T00:00:00+00:00")
+    budget = {"path": STITCHED}
+    both = empty.post("/models", json={"budget": budget, "fine_tune": {"dataset": dataset.id}})
+    assert both.status_code == 202, both.text
+    assert both.json()["member"]["path"] == STITCHED
+    assert both.json()["model_args"]["stages"][1]["embed_dim"] == 48
+    job = empty.post("/fine-tunes", json={"budget": budget, "dataset": dataset.id})
+    assert (job.status_code, job.json()["model"]) == (202, both.json()["id"])
+    again = empty.post("/fine-tunes", json={"model": both.json()["id"], "dataset": dataset.id, "settings": {"freeze": 3}})
+    assert again.status_code == 202
+    too_many = empty.post("/fine-tunes", json={"model": both.json()["id"], "dataset": dataset.id, "settings": {"freeze": 4}})
+    assert too_many.status_code == 422
+    wrong = empty.post("/fine-tunes", json={"budget": {"path": "0.0-9"}, "dataset": dataset.id})
+    assert wrong.status_code == 422
+    assert "budget.path" in wrong.text
+
+
+def test_a_fine_tuned_stitched_model_has_its_card(
+    api: TestClient, files: list[Path], redis_url: str, tmp_path: Path, data_dir: Path
+) -> None:
+    """Its stages, the import in the example, and the same routes as any other."""
+    base = create(api, learngene="tiny-pool", budget={"path": STITCHED})
+    shop = Workshop(
+        redis_url=f"{redis_url}?db=2",
+        objects=ObjectStore((data_dir / "objects").as_uri()),
+        learngenes=files,
+        folder=tmp_path,
+    )
+    model = shop.publish(base["id"])
+    resource = api.get(f"/models/{model.id}").json()
+    assert (resource["architecture"], resource["member"]["path"]) == ("tleg_stitched_vit", STITCHED)
+    assert resource["params"] == sum(tensor.size for tensor in load(api.get(resource["links"]["weights"]).content).values())
+    card = api.get(f"/tleg/{model.id}/resolve/main/README.md").text
+    for text in ("import tleg_core.training.stitched_vit", "| 1 | 1 | 48 | 3 |", "format=onnx", "petals"):
+        assert text in card
+    config = api.get(f"/tleg/{model.id}/resolve/main/config.json").json()
+    assert (config["num_classes"], config["num_features"], config["model_args"]) == (3, 48, resource["model_args"])
+
+
+@pytest.mark.slow
+def test_clients_load_stitched_members_after_one_import(server: ServerProcess, files: list[Path], tmp_path: Path) -> None:
+    """timm and transformers, by the path's name, and a fine-tuned one; without the import timm says what it lacks."""
+    with Client(server.url) as client:
+        client.publish_learngene(files[0])
+        try:
+            name = f"tleg/tiny-pool-p{STITCHED}"
+            by_path = tmp_path / "by-path.safetensors"
+            by_path.write_bytes(httpx.get(f"{server.url}/{name}/resolve/main/model.safetensors").content)
+            created = httpx.post(f"{server.url}/models", json={"budget": {"path": STITCHED}}).json()
+            shop = Workshop(
+                redis_url=running_url(server.data_dir),
+                objects=ObjectStore((server.data_dir / "objects").as_uri()),
+                learngenes=files,
+                folder=tmp_path,
+            )
+            tuned = shop.publish(created["id"])
+            arguments = (name, str(by_path), f"tleg/{tuned.id}", str(shop.file(tuned)))
+            result = hub_client("stitched", *arguments, endpoint=server.url, home=tmp_path / "home")
+        finally:
+            client.delete_learngene("tiny-pool")
+    assert "tleg_stitched_vit" in result["refusal"]
+    assert [entry["shape"] for entry in result["loaded"]] == [[2, 10], [2, 3]]
+    for entry in result["loaded"]:
+        assert entry["equal"]
+        assert entry["difference"] < 1e-5
+        assert entry["pretrained"] == [3, 32, 32]

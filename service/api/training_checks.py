@@ -89,6 +89,8 @@ def _check_batches(body: TrainingBody, num_train: int, trainings: Mapping[str, T
         each, rest = divmod(training.batch_size, body.nproc)
         if rest:
             raise ConfigError(place, f"{training.batch_size} is not a multiple of nproc {body.nproc}")
+        if training.augmentation.views is not None and training.augmentation.repeats > 1:
+            raise ConfigError("config.augmentation.repeats", "must be 1 with views: each repeat is a draw of its own")
         if training.augmentation.mixes and each % 2:
             raise ConfigError(place, f"must be even for each of {body.nproc} processes with mixup or cutmix")
 
@@ -195,6 +197,7 @@ def _check_inheritance(body: TrainingBody, config: InheritanceConfig, known: Cir
             raise ConfigError("config.transfer.depth", f"gives more than {_MAX_EVIDENCE:,} pairs of layers")
         _check_batches(body, known.num_train, {"training": config.training})
     if config.stability is not None:
+        _check_batches(body, known.num_train, {"training": config.training})
         _check_tasks(config, depth, known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,30 @@ DISTILLED: dict[str, Any] = {"anchors": ANCHORS, "anchor_training": {"rule": "di
 STABILITY: dict[str, Any] = {"selection": {"num_layers": 2}, "stability": {"num_tasks": 2, "classes_per_task": 3}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def store_url(redis_url: str) -> str:
     """Where the application's jobs are."""
-    return f"{redis_url}?db=1"
+    return f"{redis_url}?db=8"
+
+
+@pytest.fixture(scope="module")
+def application(open_api: ApiFactory, store_url: str) -> Iterator[TestClient]:
+    """The application on a database of its own, one for all tests: none of them changes what it holds itself."""
+    with redis.Redis.from_url(store_url) as database:
+        database.flushdb()
+    with open_api(store_url) as client:
+        yield client
 
 
 @pytest.fixture
-def client(empty_api: TestClient, store_url: str) -> TestClient:
+def client(application: TestClient, store_url: str) -> TestClient:
     """The application, with two data sets and nothing else."""
-    assert empty_api.get("/livez").is_success
     with redis.Redis.from_url(store_url, decode_responses=True) as database:
+        database.flushdb()
         for dataset in (SHAPES, PETALS):
             fields = {"record": json.dumps(dataset.to_json()), "created_at": "2026-01-01T00:00:00+00:00"}
             database.hset(keys.dataset(dataset.id), mapping=fields)
-    return empty_api
+    return application
 
 
 def created(client: TestClient, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -147,6 +157,7 @@ def test_layers_of_a_model_are_inherited(client: TestClient) -> None:
         (SN_NET | {"network": {"img_size": 33}}, "config.network.img_size"),
         (SN_NET | {"training": {"batch_size": 801}}, "config.training.batch_size"),
         (SN_NET | {"joint": {"epochs": 1, "batch_size": 801}}, "config.joint.batch_size"),
+        (SN_NET | {"augmentation": {"views": 2, "repeats": 2}}, "config.augmentation.repeats"),
         (SN_NET | {"joint": {"epochs": 1, "alpha": 0.5}}, "teacher"),
         (SN_NET | {"stitching": {"init": "learned"}}, "config.stitching.init"),
         (DISTILLED, "teacher"),

@@ -10,7 +10,7 @@ Shape legend: D_s width of stage s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Self
@@ -116,10 +116,9 @@ class Stack:
 
     def with_changes(self, *, num_classes: int | None = None, img_size: int | None = None) -> Self:
         """Return this stack with another head or image size (None keeps it)."""
-        changed = (
-            replace(stage, config=stage.config.with_changes(num_classes=num_classes, img_size=img_size))
-            for stage in self.stages
-        )
+        if num_classes is None and img_size is None:
+            return self
+        changed = (Stage(config=_changed(stage.config, num_classes, img_size), depth=stage.depth) for stage in self.stages)
         return type(self)(tuple(changed))
 
     @property
@@ -144,6 +143,12 @@ class Stack:
 def stitch_shapes(before: VitConfig, after: VitConfig) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a stitch from one width to another."""
     return {"weight": (after.embed_dim, before.embed_dim), "bias": (after.embed_dim,)}
+
+
+@lru_cache(maxsize=256)
+def _changed(config: VitConfig, num_classes: int | None, img_size: int | None) -> VitConfig:
+    """Return a configuration with another head or image size; a pool's thousands of members have few of them."""
+    return config.with_changes(num_classes=num_classes, img_size=img_size)
 
 
 @lru_cache(maxsize=32)

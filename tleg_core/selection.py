@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tleg_core.canonical import Json, canonical_json
 from tleg_core.errors import ConfigError
@@ -12,6 +12,8 @@ from tleg_core.errors import ConfigError
 MAX_DETAILS_BYTES = 256 * 1024
 """Length of the details as JSON: a table of numbers for each layer and task fits well."""
 
+MAX_DETAILS_NESTING = 16
+"""Lists and objects within one another that the details may have; what is far deeper could be read but not written again."""
 
 _MAX_SCORE = 1e300  # NaN and whole numbers that are no float are above it too
 
@@ -50,6 +52,8 @@ class Selection:
             raise ConfigError("selection.chosen", "must ascend")
         if not isinstance(self.details, Mapping):
             raise ConfigError("selection.details", "must be an object")
+        if _nested_deeper(self.details, MAX_DETAILS_NESTING):
+            raise ConfigError("selection.details", f"must be nested at most {MAX_DETAILS_NESTING} deep")
         if len(canonical_json(dict(self.details))) > MAX_DETAILS_BYTES:
             raise ConfigError("selection.details", f"must be at most {MAX_DETAILS_BYTES:,} bytes of JSON")
 
@@ -67,3 +71,14 @@ class Selection:
             raise ConfigError("selection", "its scores and chosen layers must be lists")
         known: dict[str, Any] = dict(value)
         return cls(**known | {name: tuple(known[name]) for name in ("scores", "chosen")})
+
+
+def _nested_deeper(value: object, limit: int) -> bool:
+    """Whether lists and objects lie within one another more than `limit` deep, without recursion."""
+    level: list[object] = [value]
+    for _ in range(limit):
+        inner = (
+            item for outer in level for item in (outer.values() if isinstance(outer, Mapping) else cast("list[object]", outer))
+        )
+        level = [item for item in inner if isinstance(item, Mapping | list | tuple)]
+    return bool(level)

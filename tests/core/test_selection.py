@@ -9,7 +9,7 @@ import pytest
 
 from tleg_core.canonical import canonical_json
 from tleg_core.errors import ConfigError
-from tleg_core.selection import MAX_DETAILS_BYTES, Selection
+from tleg_core.selection import MAX_DETAILS_BYTES, MAX_DETAILS_NESTING, Selection
 
 GOOD: dict[str, Any] = {
     "rule": "the two most stable",
@@ -17,6 +17,19 @@ GOOD: dict[str, Any] = {
     "chosen": (0, 1),
     "details": {"tasks": [{"name": "first", "rates": [0.5, None]}], "seed": 3},
 }
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Return an object with so many lists and objects within one another, itself among them."""
+    value: list[Any] = []
+    for _ in range(depth - 2):
+        value = [value]
+    return {"x": value}
+
+
+def test_details_may_be_nested_as_deeply_as_is_said() -> None:
+    """And no deeper, as the next test has it."""
+    assert Selection(**GOOD | {"details": nested(MAX_DETAILS_NESTING)}).details == nested(MAX_DETAILS_NESTING)
 
 
 def test_a_selection_survives_json() -> None:
@@ -44,6 +57,8 @@ def test_a_selection_survives_json() -> None:
         ({"chosen": (1, 1)}, "selection.chosen"),
         ({"details": []}, "selection.details"),
         ({"details": {"x": "y" * MAX_DETAILS_BYTES}}, "selection.details"),
+        ({"details": nested(MAX_DETAILS_NESTING + 1)}, "selection.details"),
+        ({"details": nested(100_000)}, "selection.details"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], field: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
 from typing import Any, Literal, Self, TypeAlias
 
 from tleg_core.errors import ConfigError
@@ -108,7 +107,13 @@ class VitConfig:
 
     def with_changes(self, *, num_classes: int | None = None, img_size: int | None = None) -> VitConfig:
         """Return this configuration with another head or image size (None keeps it)."""
-        return self if num_classes is None and img_size is None else _changed(self, num_classes, img_size)
+        if num_classes is None and img_size is None:
+            return self
+        return replace(
+            self,
+            num_classes=self.num_classes if num_classes is None else num_classes,
+            img_size=self.img_size if img_size is None else img_size,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as a JSON object in timm's names."""
@@ -123,15 +128,6 @@ class VitConfig:
         for name in value.keys() ^ names:
             raise ConfigError(str(name), "is missing" if name in names else "is not a known field")
         return cls(**value)
-
-
-@lru_cache(maxsize=1024, typed=True)  # a pool's thousands of members are of few configurations
-def _changed(config: VitConfig, num_classes: int | None, img_size: int | None) -> VitConfig:
-    return replace(
-        config,
-        num_classes=config.num_classes if num_classes is None else num_classes,
-        img_size=config.img_size if img_size is None else img_size,
-    )
 
 
 VIT_SIZES: Mapping[str, VitConfig] = {

@@ -51,7 +51,7 @@ def stack_cost(stack: Stack, *, dtype: DType = DType.FLOAT32, batch_size: int = 
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise ConfigError("batch_size", f"must be from 1 to {MAX_BATCH_SIZE}, not {batch_size}")
     params = num_elements(stem_shapes(stack.first)) + num_elements(tail_shapes(stack.config))
-    params += sum(stage.depth * num_elements(block_shapes(stage.config)) for stage in stack.stages)
+    params += sum(stage.depth * _block_params(stage.config) for stage in stack.stages)
     params += sum(num_elements(stitch_shapes(before.config, after.config)) for before, after in pairwise(stack.stages))
     weights_bytes = params * dtype.itemsize
     activations = batch_size * _peak_activations(stack)
@@ -66,6 +66,12 @@ def stack_cost(stack: Stack, *, dtype: DType = DType.FLOAT32, batch_size: int = 
 def cost(config: VitConfig, depth: int, *, dtype: DType = DType.FLOAT32, batch_size: int = 1) -> Cost:
     """Return the costs of the plain depth-`depth` network, as `stack_cost` does; raises `ConfigError` for a wrong depth too."""
     return stack_cost(Stack.plain(config, depth), dtype=dtype, batch_size=batch_size)
+
+
+@lru_cache(maxsize=256)
+def _block_params(config: VitConfig) -> int:
+    """Return the parameters of one block."""
+    return num_elements(block_shapes(config))
 
 
 def _macs(stack: Stack) -> int:
@@ -86,16 +92,18 @@ def _macs(stack: Stack) -> int:
 def _peak_activations(stack: Stack) -> int:
     """Return the most elements alive at once for one image, the input included.
 
-    The head competes with the blocks: it holds the normed tokens, their mean, the logits. Beside what a block needs itself,
-    timm's ViT holds the embedding in every block but the first, whose input it is. The stitched one does not; it holds the
-    tokens before a stitch in the block after it. Embedding the image holds three times the tokens at most, a stitch those
-    before and after it, and neither ever is the peak.
+    Beside what a block needs itself, timm's ViT holds the embedding in every block but the first, whose input it is. The
+    stitched one does not; it holds the tokens before a stitch in the block after it. Embedding the image holds three times the
+    tokens at most, a stitch those before and after it, and neither ever is the peak. The head competes with the blocks: it
+    holds the normed tokens, their mean, the logits; in the stitched network the mean takes the tokens' place.
     """
     last, t = stack.config, stack.config.num_tokens
-    head = t * last.embed_dim + (last.global_pool == "avg") * last.embed_dim + last.num_classes
+    tokens, mean = t * last.embed_dim, last.embed_dim if last.global_pool == "avg" else 0
     if stack.is_plain:
-        held = [t * last.embed_dim if stack.depth > 1 else 0]
+        head = tokens + mean + last.num_classes
+        held = [tokens if stack.depth > 1 else 0]
     else:
+        head = (mean or tokens) + last.num_classes
         held = [0, *(t * stage.config.embed_dim for stage in stack.stages[:-1])]
     blocks = [_peak_of_block(stage.config) + beside for stage, beside in zip(stack.stages, held, strict=True)]
     return stack.first.in_chans * stack.first.img_size**2 + max(head, *blocks)

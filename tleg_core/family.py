@@ -21,6 +21,8 @@ from tleg_core.stack import Stack
 from tleg_core.tensor_source import Array, Copied, Filled, Resampled, TensorSource, initial
 from tleg_core.vit import TensorSpec, VitConfig
 
+_CANDIDATES = 32_768  # kept for a family, half a kilobyte and more each: of as many variations as that makes
+_VARIATIONS = 256
 _POSITIONS = 8  # resampled embeddings kept for a family, at most 13 MB each for a ViT-B
 
 
@@ -47,7 +49,8 @@ class Family:
         for entry in learngene.description.accuracy:
             measured = self._accuracy.setdefault(entry.member, {})
             measured[entry.data_set] = Accuracy(top1=entry.top1, images=entry.images)
-        self.candidates = lru_cache(maxsize=256)(self._candidates)
+        variations = min(_VARIATIONS, _CANDIDATES // len(self.members) + 1)  # a pool may have thousands of members
+        self.candidates = lru_cache(maxsize=variations)(self._candidates)
         self._position = lru_cache(maxsize=_POSITIONS)(self._resampled_position)
 
     @property

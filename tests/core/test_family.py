@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,16 @@ import pytest
 from tleg_core.cost import cost
 from tleg_core.descendant import Descendant
 from tleg_core.description import Measurement, Method
+from tleg_core.designs.pool import Anchor, Pool, Stitch
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
+from tleg_core.path import Path
 from tleg_core.position import MAX_GRID
 from tleg_core.recipe import Head, Member
+from tleg_core.vit import VIT_SIZES
 
-from .conftest import LearngeneFactory
+from .conftest import LearngeneFactory, build_pool
 
 
 def test_members_are_the_offered_depths(make_learngene: LearngeneFactory) -> None:
@@ -124,3 +128,22 @@ def test_plans_of_many_image_sizes_hold_no_embeddings(family: Family) -> None:
     for plan in plans:
         assert sum(source.read(0, spec.size).size == spec.size for spec, source in plan) == len(plan)
     assert family._position.cache_info().currsize <= 8
+
+
+def test_few_variations_of_many_members_are_kept() -> None:
+    """What a family keeps is bounded in members: a pool with thousands does not take gigabytes for 256 numbers of classes."""
+    few, many = Family(build_pool()), Family(build_pool(_with_paths(2048)))
+    assert few.candidates.cache_info().maxsize == 256
+    assert many.candidates.cache_info().maxsize == 16
+    for classes in range(2, 19):
+        assert len(many.candidates(Variation(num_classes=classes))) == 2050
+    assert many.candidates.cache_info().currsize == 16
+
+
+def _with_paths(count: int) -> Pool:
+    """Return a pool of two small anchors with so many paths."""
+    config = replace(VIT_SIZES["test"], embed_dim=2)
+    anchors = tuple(Anchor(name=name, config=config, depth=64) for name in ("a", "b"))
+    joins = tuple((before, after) for before in range(64) for after in range(64))[:count]
+    paths = tuple(Path.parse(f"0.0-{before}_1.{after}-63") for before, after in joins)
+    return Pool(anchors=anchors, stitches=(Stitch(source=0, target=1, joins=joins),), paths=paths)

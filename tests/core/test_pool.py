@@ -13,15 +13,17 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from tleg_core.budget import Budget, Objective, solve
+from tleg_core.canonical import canonical_json
 from tleg_core.descendant import Descendant
 from tleg_core.description import Measurement, Method
-from tleg_core.designs.pool import Anchor, Pool, Stitch
+from tleg_core.designs.pool import MAX_BLOCKS, MAX_STITCHES, Anchor, Pool, Stitch
 from tleg_core.dtype import DType
 from tleg_core.errors import BudgetInfeasibleError, ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
-from tleg_core.path import Path
+from tleg_core.path import Path, Segment
 from tleg_core.recipe import Head, Member
+from tleg_core.tensorfile import MAX_HEADER_BYTES, encode_header
 from tleg_core.training.network import Network
 from tleg_core.vit import VIT_SIZES
 
@@ -197,6 +199,10 @@ def test_every_anchor_is_stored_whole(pool: Learngene) -> None:
     ("fields", "says"),
     [
         ({"anchors": ()}, "1 to 64"),
+        (
+            {"anchors": tuple(replace(TEST_POOL.anchors[0], name=f"a{n}", depth=1000) for n in range(3))},
+            "at most 2,000 blocks together, not 3,000",
+        ),
         ({"paths": (Path.parse("0.0-0_1.1-2"),)}, "end with an anchor's last"),
         ({"paths": (Path.parse("0.0-1_1.1-3"),)}, "no stitch joins block 1 of anchor 0 to block 1 of anchor 1"),
         ({"stitches": (*TEST_POOL.stitches, TEST_POOL.stitches[0])}, "join two blocks twice"),
@@ -206,3 +212,21 @@ def test_a_pool_must_hold_together(fields: dict[str, object], says: str) -> None
     """What it names must be there, once."""
     with pytest.raises(ConfigError, match=says):
         replace(TEST_POOL, **fields)  # type: ignore[arg-type]
+
+
+def test_the_header_of_the_largest_pool_is_below_the_readers_limit() -> None:
+    """As many blocks, stitches and paths as there may be: what is trained can be read again."""
+    wide = VIT_SIZES["large"].with_changes(num_classes=1000)
+    stitches, paths = [], []
+    for number in range(MAX_STITCHES):
+        join = (number // 900, number % 900 + 10)
+        stitches.append(Stitch(source=0, target=1, joins=(join,)))
+        paths.append(Path((Segment(0, 0, join[0]), Segment(1, join[1], MAX_BLOCKS // 2 - 1))))
+    anchors = tuple(Anchor(name="x" * 31 + str(n), config=wide, depth=MAX_BLOCKS // 2) for n in range(2))
+    largest = Pool(anchors=anchors, stitches=tuple(stitches), paths=tuple(paths))
+    accuracy = tuple(Measurement.of(member, data_set="imagenet-1k", top1=0.81234, images=50_000) for member in largest.members)
+    described = build_pool().description
+    description = replace(described, design=largest, class_names=(), accuracy=accuracy)
+    text = canonical_json(description.to_json("0" * 64)).decode()
+    header = encode_header(largest.tensor_shapes().items(), DType.FLOAT32, {"tleg.learngene": text})
+    assert len(header) < MAX_HEADER_BYTES

@@ -24,6 +24,9 @@ from tleg_core.vit import Shape, TensorSpec, VitConfig, check_depth, inventory
 MAX_STITCHES = 4096
 """Stitches, and paths, that a pool may have."""
 
+MAX_BLOCKS = 2000
+"""Blocks of all anchors together: with as many, and as many stitches as there may be, a file's header is below its limit."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -80,6 +83,9 @@ class Pool:
             raise ConfigError("anchors", f"must be 1 to {MAX_ANCHORS}, not {len(self.anchors)}")
         if len({anchor.name for anchor in self.anchors}) < len(self.anchors):
             raise ConfigError("anchors", "two have the same name")
+        blocks = sum(anchor.depth for anchor in self.anchors)
+        if blocks > MAX_BLOCKS:
+            raise ConfigError("anchors", f"must have at most {MAX_BLOCKS:,} blocks together, not {blocks:,}")
         Stack(tuple(Stage(config=anchor.config, depth=1) for anchor in self.anchors[:16]))
         for anchor in self.anchors[16:]:
             Stack((Stage(config=self.anchors[0].config, depth=1), Stage(config=anchor.config, depth=1)))

@@ -196,6 +196,10 @@ class Description:
                 raise ConfigError("accuracy", f"is of a member that is not offered: {error}") from error
         if self.selection is not None and self.method is not Method.LEARNGENE:
             raise ConfigError("selection", f"is not made by method {self.method}")
+        if self.selection is not None and isinstance(self.basis.schedule, Inherited):
+            layers, of = self.basis.schedule.layers, self.basis.schedule.of
+            if (self.selection.chosen, len(self.selection.scores)) != (layers, of):
+                raise ConfigError("selection", f"must be of the schedule's {self.basis.schedule}")
 
     @property
     def config(self) -> VitConfig:

@@ -580,6 +580,8 @@ def test_a_pool_that_does_not_hold_together_is_refused_with_the_reason(reason: s
         ("inherited", lambda value: value["schedule"].update(layers=[2, 0]), "must ascend"),
         ("inherited", lambda value: value["schedule"].update(layers=[]), "schedule.layers"),
         ("inherited", lambda value: value["selection"].update(chosen=[3]), "selection.chosen"),
+        ("inherited", lambda value: value["selection"].update(chosen=[0, 1]), "must be of the schedule's layers 0, 2 of 3"),
+        ("inherited", lambda value: value["selection"]["scores"].append(0.5), "must be of the schedule's layers 0, 2 of 3"),
         ("basis", lambda value: value.update(selection=RICH_JSON["inherited"]["selection"]), "is not made by method tleg"),
     ],
 )

@@ -195,6 +195,9 @@ class PoolConfig(Sectioned):
             raise ConfigError(
                 "stitching.init", "learned needs distilled anchors that learn the blocks' outputs: no matrix else"
             )
+        narrowest = min(anchor.vit(self.network, 1).embed_dim for anchor in self.anchors)
+        if self.stitched and self.stitching.rank is not None and self.stitching.rank > narrowest:
+            raise ConfigError("stitching.rank", f"must be at most {narrowest}, the smallest width, not {self.stitching.rank}")
         if self.joint.epochs:
             _ = self.joint_config
 

@@ -197,6 +197,7 @@ def test_an_ancestry_model_is_needed_where_something_learns_from_it(given: tuple
         ("stitching.kernel=0", "stitching.kernel", "from 1"),
         ("stitching.images=0", "stitching.images", "from 1"),
         ("stitching.rank=0", "stitching.rank", "from 1"),
+        ("stitching.rank=193", "stitching.rank", "at most 192"),
         ("joint.epochs=-1", "joint.epochs", "from 0"),
         ("joint.group_macs=5", "joint.group_macs", "by cost"),
         ("joint.batch_size=0", "joint.batch_size", "at least 1"),

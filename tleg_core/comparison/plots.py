@@ -1,7 +1,7 @@
 """The plots of a comparison: accuracy by depth, learning curves, and accuracy by cost, each as PNG and SVG.
 
-Ten rows are told apart by colours that colour-blind people can tell apart and by a marker each; bars are 95 % intervals over
-seeds. The file and the look are `plots.figure`'s.
+Fifteen rows are told apart by a colour and a marker each; colour-blind people can tell the first seven colours apart. Bars are
+95 % intervals over seeds. The file and the look are `plots.figure`'s.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tleg_core.comparison.scores import Key, Scores
 from tleg_core.comparison.statistics import Estimate
 from tleg_core.plots.figure import COLOURS, SUFFIXES, drawing
 
-_COLOURS = (*COLOURS, "#999999", "#8C6D31", "#7F3C8D")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+_COLOURS = (*COLOURS, "#999999", "#8C6D31", "#7F3C8D", "#66A61E", "#7FA3C7", "#8B1A1A", "#F28E8E", "#3B3B6D")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d", "8", "H")
 _ROOM_POINTS = 6.0  # above and below the means
 _PANEL_INCHES, _LEGEND_INCHES, _HEIGHT_INCHES = 3.6, 1.6, 3.4
 

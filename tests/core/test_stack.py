@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,6 +34,17 @@ def stacks(draw: st.DrawFn, *, max_stages: int = 3) -> Stack:
         changed = {name: getattr(other, name) for name in ("embed_dim", "num_heads", "mlp_ratio")}
         stages.append(Stage(config=replace(first, **changed), depth=draw(st.integers(1, 3))))
     return Stack(tuple(stages))
+
+
+def _wide_head(global_pool: Literal["avg", "token"]) -> Stack:
+    config = VitConfig(
+        embed_dim=4, num_heads=2, img_size=8, patch_size=8, num_classes=5000, class_token=True, global_pool=global_pool
+    )
+    return Stack((Stage(config=config, depth=1), Stage(config=replace(config, embed_dim=6), depth=2)))
+
+
+WIDE_HEAD = {"avg": _wide_head("avg"), "token": _wide_head("token")}
+"""Logits that outweigh the blocks."""
 
 
 def build(stack: Stack, device: str = "meta") -> torch.nn.Module:
@@ -65,6 +77,8 @@ def test_costs_are_those_of_the_network(stack: Stack) -> None:
 
 @settings(max_examples=25)
 @given(stack=stacks(), batch_size=st.integers(1, 3))
+@example(stack=WIDE_HEAD["avg"], batch_size=2)
+@example(stack=WIDE_HEAD["token"], batch_size=2)
 def test_memory_is_what_is_alive_at_the_peak(stack: Stack, batch_size: int) -> None:
     """To the byte, on the CPU, where widths change too."""
     network, config = build(stack, "cpu"), stack.first

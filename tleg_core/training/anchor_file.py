@@ -16,7 +16,7 @@ def read_anchor(path: Path, anchor: Anchor) -> dict[str, Tensor]:
     """Return the weights of `anchor` in timm's order, float32, of a file in any float type.
 
     Raises:
-        CheckpointError: A tensor is missing, unexpected or of another shape; the first ones are named.
+        CheckpointError: A tensor is missing, unexpected, of another shape, no float or not finite; the first ones are named.
     """
     tensors, _ = read_tensors(path)
     specs = inventory(anchor.config, anchor.depth)
@@ -27,6 +27,11 @@ def read_anchor(path: Path, anchor: Anchor) -> dict[str, Tensor]:
         f"{spec.name} is {tuple(tensors[spec.name].shape)}, not {spec.shape}"
         for spec in specs
         if spec.name in tensors and tuple(tensors[spec.name].shape) != spec.shape
+    ]
+    found += [
+        f"{name} is not of finite floats"
+        for name, tensor in tensors.items()
+        if not (tensor.is_floating_point() and tensor.float().isfinite().all())
     ]
     if found:
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""

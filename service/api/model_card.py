@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.api.stitched_section import stitched_section, timm_import
-from service.domain.model import Model
+from service.domain.model import Model, is_model_id
 from tleg_core.canonical import canonical_json
 from tleg_core.description import Description
 from tleg_core.designs.basis import Basis
@@ -45,7 +45,7 @@ An initialised vision Transformer with {model.recipe.member.depth} blocks: {mode
 {timm_import(model)}import timm
 model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
 ```
-{accuracy if measured else ""}{stitched_section(model)}
+{accuracy if measured else ""}{stitched_section(model, is_recorded=is_model_id(repo_id.rpartition("/")[2]))}
 ## Where it comes from
 
 | | |

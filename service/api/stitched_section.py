@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from service.domain.export import ExportFormat
 from service.domain.model import Model
 from tleg_core.markdown import table
@@ -15,8 +17,11 @@ def timm_import(model: Model) -> str:
     return "" if model.stack.is_plain else f"import {_MODULE}  # timm knows {STITCHED_VIT} now\n"
 
 
-def stitched_section(model: Model) -> str:
-    """Return a section on the stages and on the ways to run them; nothing for a plain network."""
+def stitched_section(model: Model, *, is_recorded: bool = True) -> str:
+    """Return a section on the stages and on the ways to run them; nothing for a plain network.
+
+    The Hub's routes know members that nobody created: one that is not recorded is to be created first.
+    """
     stack = model.stack
     if stack.is_plain:
         return ""
@@ -28,6 +33,9 @@ def stitched_section(model: Model) -> str:
         ],
     )
     exports = " or ".join(f"`GET /models/{model.id}/weights?format={item.value}`" for item in ExportFormat)
+    if not is_recorded:
+        body = {"learngene": model.learngene, "budget": {"path": str(model.recipe.member.path)}}
+        exports = f"`POST /models` with `{json.dumps(body)}`, then {exports}"
     return f"""
 ## A network of changing width
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -265,6 +266,17 @@ def test_a_stitched_members_repository(api: TestClient) -> None:
     assert "stitched_vit" not in plain
     info = api.get(f"/api/models/tleg/{name}").json()
     assert (info["id"], len(info["siblings"])) == (f"tleg/{name}", 3)
+
+
+def test_the_card_of_a_member_that_nobody_created_says_how_to_have_it_exported(api: TestClient) -> None:
+    """The Hub's routes know it all the same; its id's routes do not before the request that the card has."""
+    card = api.get("/tleg/tiny-pool-p0.0-1_1.2-3/resolve/main/README.md").text
+    body, exported = re.findall(r"`POST /models` with `(.+?)`, then `GET (\S+?)`", card)[0]
+    assert api.get(exported).status_code == 404
+    created = create(api, **json.loads(body))
+    assert exported == f"/models/{created['id']}/weights?format=onnx"
+    assert api.get(exported).status_code == 202
+    assert "POST /models" not in api.get(f"/tleg/{created['id']}/resolve/main/README.md").text
 
 
 @pytest.mark.parametrize("name", [f"tiny-pool-p{STITCHED}", f"{'a' * 63}-p0.0-3_1.4-11_0.8-11", "tiny-inherited-d4"])

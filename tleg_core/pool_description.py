@@ -71,5 +71,5 @@ def _run(config: PoolConfig) -> str:
 def _stitches(config: PoolConfig) -> str:
     stitching = config.stitching
     windows = "both ways" if stitching.both_ways else f"windows of {stitching.kernel}, stride {stitching.stride}"
-    rank = "" if stitching.rank is None else f", updated at rank {stitching.rank}"
+    rank = "" if stitching.rank is None or not config.joint.epochs else f", updated at rank {stitching.rank}"
     return f"stitches: {stitching.init}, {windows}{rank}"

@@ -13,6 +13,7 @@ from tleg_core.description import Method
 from tleg_core.errors import ConfigError
 from tleg_core.learngene_config import DistillationKind, KdNormalisation
 from tleg_core.pool_config import PoolConfig, Sampling, StitchInit
+from tleg_core.pool_description import pool_summary
 from tleg_core.training_config import Precision
 
 SN_NET = """
@@ -215,6 +216,13 @@ def test_what_cannot_be_is_refused_by_its_place(override: str, field: str, reaso
         PoolConfig.from_toml(POOL).with_overrides([override])
     assert caught.value.field == field
     assert reason in caught.value.reason
+
+
+def test_only_a_joint_training_updates_stitches_at_a_rank() -> None:
+    """What a pool says of its making is what was done."""
+    config = PoolConfig.from_toml(POOL).with_overrides(["stitching.rank=64"])
+    assert "stride 1, updated at rank 64; trained together for 50 epochs" in pool_summary(config)
+    assert "stride 1; not trained together" in pool_summary(config.with_overrides(["joint.epochs=0"]))
 
 
 def test_both_ways_have_no_windows() -> None:

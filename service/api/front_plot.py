@@ -13,6 +13,7 @@ from tleg_core.frontier import frontier
 _SMALLEST_SPAN = 1e-9  # of an axis; below it all points lie on one line
 
 WIDTH, HEIGHT, MARGIN = 640, 280, 48  # px
+MAX_POINTS = 1000  # beside those on the front
 LETTER, LINE = 6.5, 12  # px, of a label's letter and line
 
 
@@ -50,9 +51,11 @@ class FrontPlot:
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], data_set: str) -> Self:
-        """Lay out the candidates measured on `data_set`."""
+        """Lay out the candidates measured on `data_set`: all on the front, and of thousands beside it some."""
         measured = [item for item in candidates if data_set in item.accuracy]
         front = set(map(id, frontier(measured, data_set=data_set)))
+        every = math.ceil(len(measured) / MAX_POINTS)
+        measured = [item for index, item in enumerate(measured) if index % every == 0 or id(item) in front]
         accuracies = [item.accuracy[data_set].top1 for item in measured]
         x_ticks = _ticks(0, max(item.cost.macs for item in measured))
         y_ticks = _ticks(min(accuracies), max(accuracies))

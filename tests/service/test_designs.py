@@ -347,6 +347,33 @@ def test_a_plot_of_hundreds_of_members_stays_readable(open_api: ApiFactory, redi
     assert f"<summary>{len(candidates)} members</summary>" in text
 
 
+def test_a_pool_of_thousands_of_members_leaves_the_page_small(open_api: ApiFactory, redis_url: str, tmp_path: Path) -> None:
+    """Anybody may publish one, measured on any data sets: of members and plots some are shown, the front's all."""
+    config = replace(tiny.POOL.config, embed_dim=2, num_heads=1)
+    anchors = tuple(replace(anchor, config=config, depth=50) for anchor in tiny.POOL.anchors)
+    joins = tuple((before, after) for before in range(49) for after in range(50))
+    design = Pool(
+        anchors=anchors,
+        stitches=(Stitch(source=0, target=1, joins=joins),),
+        paths=tuple(PoolPath.parse(f"0.0-{before}_1.{after}-49") for before, after in joins),
+    )
+    accuracy = [
+        Measurement.of(member, data_set=name, top1=0.1 + 0.0001 * index, images=1000)
+        for name, members in {f"set {number}": design.members[:3] for number in range(9)}.items()
+        for index, member in enumerate(members)
+    ]
+    accuracy += [Measurement.of(item, data_set="shapes", top1=0.1 + 0.00001 * item.depth, images=9) for item in design.members]
+    tiny.pool("large-pool", design, accuracy=tuple(accuracy)).write(tmp_path / "large-pool.safetensors")
+    with open_api(f"{redis_url}?db=2", learngenes=(tmp_path / "large-pool.safetensors",)) as client:
+        text = client.get("/").text
+        front = client.get("/frontier").json()["data"]
+    assert text.count("<svg") == 6
+    assert 500 < text.count("<circle") < 1000 + 5 * 3 + len(front)
+    assert all(f"large-pool p{item['member']['path']}:" in text for item in front)
+    assert '<p class="facts">The first 500; <a href="/learngenes/large-pool">all</a>' in text
+    assert len(text) < 500_000
+
+
 def many_paths() -> Pool:
     """Return a pool of two anchors of depth 12 with every join from a block of the first to a later one of the second."""
     anchors = tuple(replace(anchor, depth=12) for anchor in tiny.POOL.anchors)

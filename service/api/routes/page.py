@@ -23,6 +23,8 @@ from tleg_core.family import Variation
 router = APIRouter(include_in_schema=False)
 
 _LATEST = 8  # data sets, and jobs of each kind, on the page
+_MAX_PLOTS = 6  # of the data sets on which most members were measured
+_MAX_MEMBERS = 500  # of a family in its table
 _SHOWN_MEMBERS = 24  # of a family; a table of more is folded
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,8 @@ async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
             for family in resources.catalogue.families
         ],
         "shown_members": _SHOWN_MEMBERS,
-        "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)],
+        "max_members": _MAX_MEMBERS,
+        "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)[:_MAX_PLOTS]],
         **await _latest(resources),
     }
     return _templates.TemplateResponse(request, "index.html", context)

@@ -72,7 +72,7 @@ class StitchingConfig:
         kernel: Blocks of a sliding window.
         stride: Blocks from a window to the next.
         both_ways: Whether paths also lead from large to small, and there and back (SN-Netv2), without windows.
-        images: Training images that least squares are taken over.
+        images: Training images that least squares are taken over; they are held as float32, so there is a limit of 5,000.
         rank: The joint training keeps the stitches' weights and learns an update of this rank (SN-Netv2); None trains them.
     """
 
@@ -86,7 +86,7 @@ class StitchingConfig:
     def __post_init__(self) -> None:
         within("kernel", self.kernel, 1, 1000)
         within("stride", self.stride, 1, 1000)
-        within("images", self.images, 1, 100_000)
+        within("images", self.images, 1, 5_000)
         if self.rank is not None:
             within("rank", self.rank, 1, 16_384)
         if self.both_ways and (self.kernel, self.stride) != (KERNEL, STRIDE):

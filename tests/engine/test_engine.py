@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
@@ -240,6 +241,7 @@ def test_heartbeats_come_while_a_job_runs(engine: Engine, scene: Scene) -> None:
     assert max(gaps) < 1.0
 
 
+@pytest.mark.slow
 def test_the_engine_ends_when_the_supervisor_is_gone(start: Callable[..., Engine], scene: Scene) -> None:
     """In the middle of training, within a moment."""
     engine = start()

@@ -39,6 +39,8 @@ ATOL = 1e-5  # float32 sums in another order, of logits of about 1
 PROGRAMS = {
     ExportFormat.ONNX: """
 import sys, numpy as np, onnxruntime
+
+pytestmark = pytest.mark.slow  # an engine of its own
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 (logits,) = session.run(None, {session.get_inputs()[0].name: np.load(sys.argv[2])})
 assert not {"torch", "timm", "tleg_core", "service"} & sys.modules.keys()

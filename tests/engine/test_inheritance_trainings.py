@@ -13,6 +13,8 @@ from tests.engine.test_pool_trainings import known_model
 from tests.engine.test_trainings import stored, training
 from tleg_core.description import Method
 
+pytestmark = pytest.mark.slow  # an engine of its own
+
 TRAINING = {"epochs": 1, "batch_size": 12, "lr": 1e-3, "precision": "float32"}
 DEPTHS = {"offer_max": 4}
 RULES: dict[str, dict[str, Any]] = {

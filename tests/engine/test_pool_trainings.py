@@ -19,6 +19,8 @@ from tleg_core.description import Method
 from tleg_core.family import Family, Variation
 from tleg_core.recipe import Member
 
+pytestmark = pytest.mark.slow  # an engine of its own
+
 CONFIG: dict[str, Any] = {
     "pool": {"method": "sn-net"},
     "anchors": [

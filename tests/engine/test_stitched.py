@@ -24,6 +24,8 @@ from tleg_core.recipe import Member
 from tleg_core.training.network import DeviceLearngene
 from tleg_core.training.stitched_vit import StitchedVit
 
+pytestmark = pytest.mark.slow  # an engine of its own
+
 BACK = "0.0-0_1.1-1_0.2-2"
 """There and back: three blocks, two stitches."""
 

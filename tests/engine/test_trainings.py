@@ -111,6 +111,7 @@ def test_a_model_teaches_a_learngene(engine: Engine, scene: Scene) -> None:
     assert model.id in stored(scene, finished).description.provenance.ancestry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [True, False])
 def test_a_training_stops_when_it_is_told_to(engine: Engine, scene: Scene, save: bool) -> None:
     """With its state saved where that is wanted, from which it goes on to the same file."""

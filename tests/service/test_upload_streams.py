@@ -318,6 +318,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         assert client.post("/datasets", content=zipped(pets())).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["upload", "spool"])
 def test_a_killed_server_leaves_nothing(tmp_path: Path, moment: str) -> None:
     """kill -9 while it receives or validates: after a restart the folder is empty, and no process goes on."""

@@ -340,6 +340,7 @@ def test_the_report_has_a_verdict_on_each_claim_and_its_plots(folder: Path) -> N
     assert (folder / "plots" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_part_can_be_run_and_reported(config_file: Path, folder: Path, tmp_path: Path) -> None:
     """Two rows and one seed are done alone; the report says what is missing of more, and the rest takes up from there."""
     out = tmp_path / "part"
@@ -374,6 +375,7 @@ def test_a_wrong_choice_is_refused(config_file: Path, tmp_path: Path, words: tup
     assert message in str(result.exception)
 
 
+@pytest.mark.slow
 def test_one_folder_takes_one_comparison_at_a_time(config_file: Path, tmp_path: Path) -> None:
     """A second run in the same folder is refused, a report is not."""
     import fcntl  # noqa: PLC0415 (held here alone)

@@ -180,6 +180,7 @@ def test_a_crashed_run_resumes_to_the_same_bits(tmp_path: Path, precision: Preci
     assert not same(trainer(tmp_path / "c", seldom, seed=1).run(), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path, number: signal.Signals) -> None:
     """A real process is killed at an arbitrary moment; what it left goes on as if nothing had happened."""

@@ -86,6 +86,7 @@ def test_every_shipped_learngene_stands_in_the_list() -> None:
     assert all((PACKAGE / "shipped" / f"{name}.md").is_file() for name in listed)
 
 
+@pytest.mark.slow
 def test_they_classify_real_photos_as_well_as_they_say(shared_data: Callable[[str], Path]) -> None:
     """A thousand test images of CIFAR-10: within 5 points of the stated figure, three standard errors."""
     images = load_image_set(shared_data("cifar10-test.parquet")).head(1000)

@@ -81,6 +81,7 @@ def test_activation_checkpointing_keeps_less() -> None:
     assert kept_bytes(6, recompute=False) - kept_bytes(3, recompute=False) > 10 * 3 * tokens
 
 
+@pytest.mark.slow
 def test_the_block_is_compiled_once_for_all_layers_depths_and_draws() -> None:
     """One graph with drop path, whatever depths follow each other; gradients are the eager ones, but for rounding."""
     counter = CompileCounterWithBackend("aot_eager")

@@ -296,6 +296,7 @@ def test_a_full_object_store_fails_the_job_and_not_the_worker(on_bench: OnBench)
     on_bench(scenario)
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_an_absent_redis(on_bench: OnBench) -> None:
     """While Redis does not answer, longer than the lease, the engine goes on; then the same attempt ends the job."""
 
@@ -315,6 +316,7 @@ def test_a_worker_outlives_an_absent_redis(on_bench: OnBench) -> None:
     on_bench(scenario)
 
 
+@pytest.mark.slow
 def test_a_restarted_redis_loses_nothing(on_bench: OnBench) -> None:
     """A Redis that was killed is started again by its owner; the attempt goes on and ends the job, and new ones follow."""
 

@@ -206,10 +206,11 @@ def test_closing_ends_the_processes(folder: Path) -> None:
 
 
 CHILD = """
-import sys, time, torch
+import signal, sys, time, torch
 from tleg_core.image_folder import ImageFolder
 from tests.training.test_streamed import streamed
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     made = streamed(ImageFolder(sys.argv[1]), workers=2)
     made.take([0, 1, 2, 3], 0)
     made.expect([4, 5, 6, 7], 0)

@@ -6,6 +6,7 @@ that a killed comparison goes on within them. Fine-tunes are short and begin aga
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from tleg_core import __version__
+from tleg_core.atomic_file import atomic_file
 from tleg_core.comparison.ancestor import ancestor_model, inherit
 from tleg_core.comparison.image_store import ImageStore, held_back
 from tleg_core.comparison.initial_weights import initial_weights
@@ -129,7 +131,7 @@ class Bench:
         teacher = open_teacher(self._ancestry, self._device, Precision(unit.settings["teacher"]["precision"]))
         if not isinstance(teacher, AncestryTeacher):
             raise ConfigError("ancestry.stored", f"is of no use: {self._ancestry} holds stored logits already")
-        folder = self._folder / "work" / unit.id
+        folder = self._work(unit)
         folder.mkdir(exist_ok=True)
         batches = Batches.of_image_set(data, training, self._device)
         stored = store_logits(teacher, batches, training, self._artefact(unit.id), num_images=len(data), folder=folder)
@@ -156,7 +158,7 @@ class Bench:
             num_classes=data.num_classes,
             preprocessing=_PREPROCESSING,
             keeper=self._keeper(unit, config.training),
-            observer=(curve := _Curve()),
+            observer=(curve := _Curve(self._work(unit))),
             device=self._device,
             wish=_go_on,
         )
@@ -190,7 +192,7 @@ class Bench:
             training,
             identity={"unit": unit.id},
             keeper=self._keeper(unit, training),
-            observer=(curve := _Curve()),
+            observer=(curve := _Curve(self._work(unit))),
             device=self._device,
             wish=_go_on,
         )
@@ -204,14 +206,14 @@ class Bench:
     def _pool(self, unit: Unit, _needed: Sequence[Result]) -> dict[str, Any]:
         """Make a pool."""
         data = self._images(unit.settings["train"])
-        files = PoolFiles(whole=self._artefact(unit.id), stitched=self._stitched(unit.id), work=self._folder / "work" / unit.id)
+        files = PoolFiles(whole=self._artefact(unit.id), stitched=self._stitched(unit.id), work=self._work(unit))
         pool = make_pool(
             unit,
             data,
             self._teacher(unit, data),
             anchors=self._stitched(unit.needs[0], otherwise_whole=True) if unit.settings["given"] else None,
             files=files,
-            observer=(curve := _Curve()),
+            observer=(curve := _Curve(self._work(unit))),
             device=self._device,
         )
         return {"train_losses": curve.losses, "params": pool.num_params, "digest": pool.digest}
@@ -224,8 +226,8 @@ class Bench:
             data,
             ancestor_model(self._artefact(unit.needs[-1]), unit.settings["teacher"], data),
             file=self._artefact(unit.id),
-            work=self._folder / "work" / unit.id,
-            observer=(curve := _Curve()),
+            work=self._work(unit),
+            observer=(curve := _Curve(self._work(unit))),
             device=self._device,
         )
         selection = learngene.description.selection
@@ -312,12 +314,16 @@ class Bench:
             autocast=precision is not Precision.FLOAT32,
         ).fraction
 
+    def _work(self, unit: Unit) -> Path:
+        """Return the folder of a unit that is under way."""
+        return self._folder / "work" / unit.id
+
     def _keeper(self, unit: Unit, training: TrainingConfig) -> FolderKeeper:
-        return FolderKeeper(self._folder / "work" / unit.id, training.checkpoint_every_steps)
+        return FolderKeeper(self._work(unit), training.checkpoint_every_steps)
 
     def _completed(self, unit: Unit, trainer: Trainer[Any]) -> Any:
         """Return what a run trains, going on from its checkpoint if there is one, and clear its folder away."""
-        folder = self._folder / "work" / unit.id
+        folder = self._work(unit)
         if (folder / CHECKPOINT_NAME).exists():
             trainer.load()
         trained = trainer.run().eval()
@@ -326,17 +332,29 @@ class Bench:
 
 
 class _Curve(Silent):
-    """An observer that keeps what an epoch gave."""
+    """An observer that keeps what each epoch gave; with a folder, beside the checkpoint, for a run that goes on from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.top1: list[float] = []
-        self.losses: list[float] = []
+        self._file = None if folder is None else folder / "curve.json"
+        self._losses: dict[int, float] = {}  # by epoch: one that is done again gives the same
+        if self._file is not None and self._file.exists():
+            self._losses = {int(epoch): loss for epoch, loss in json.loads(self._file.read_text()).items()}
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean loss of each epoch."""
+        return [self._losses[epoch] for epoch in sorted(self._losses)]
 
     def epoch_done(self, report: EpochReport) -> None:
-        """Keep loss and accuracy."""
-        self.losses.append(round(report.train_loss, 6))
+        """Keep loss and accuracy; an epoch is told before its checkpoint is kept, so no loss is missed."""
+        self._losses[report.epoch] = round(report.train_loss, 6)
         if "top1" in report.metrics:
             self.top1.append(report.metrics["top1"])
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self._file) as file:
+                file.write(json.dumps(self._losses).encode())
 
 
 class _NoKeeper:

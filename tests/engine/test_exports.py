@@ -32,6 +32,8 @@ from tleg_core.path import Path as PoolPath
 from tleg_core.recipe import Member
 from tleg_core.training import stitched_vit as _registers_with_timm  # noqa: F401
 
+pytestmark = pytest.mark.slow  # an engine of its own
+
 _JOBS = itertools.count(1)
 BATCH_SIZE = 5  # another one than exports are traced and verified with
 ATOL = 1e-5  # float32 sums in another order, of logits of about 1
@@ -39,8 +41,6 @@ ATOL = 1e-5  # float32 sums in another order, of logits of about 1
 PROGRAMS = {
     ExportFormat.ONNX: """
 import sys, numpy as np, onnxruntime
-
-pytestmark = pytest.mark.slow  # an engine of its own
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 (logits,) = session.run(None, {session.get_inputs()[0].name: np.load(sys.argv[2])})
 assert not {"torch", "timm", "tleg_core", "service"} & sys.modules.keys()

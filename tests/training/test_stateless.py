@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 
 TINY = VIT_SIZES["test"]
 IMAGES = torch.randn(6, 3, TINY.img_size, TINY.img_size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """Forget what other tests compiled: the same code of another shape counts as compiled again, and up to a limit only."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
 def model(**options: Any) -> AuxiliaryModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from tleg_core.description import Description, Method, Preprocessing, Provenance
 from tleg_core.designs.scratch import Scratch
 from tleg_core.errors import ConfigError
 from tleg_core.learngene import Learngene
-from tleg_core.vit import VIT_SIZES
+from tleg_core.vit import VIT_SIZES, VitConfig
 
 
 def scratch(
@@ -49,7 +48,7 @@ def scratch(
         "class_token": class_token,
     }
     changes = {field: value for field, value in given.items() if value is not None}
-    config = replace(config, **changes)  # type: ignore[arg-type]
+    config = VitConfig.from_json(config.to_json() | changes)
     depths = [12] if model is None else [member.depth for member in model.design.members]
     same_classes = model is not None and model.config.num_classes == config.num_classes
     description = Description(

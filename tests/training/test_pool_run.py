@@ -32,9 +32,10 @@ from tleg_core.training.observer import EpochReport, StepReport
 from tleg_core.training.path_accuracy import measure_paths, pool_model_of
 from tleg_core.training.path_sampling import PathSampler, cost_groups, measured_paths
 from tleg_core.training.pool_model import PoolModel
-from tleg_core.training.pool_run import SourceImages, train_pool
+from tleg_core.training.pool_run import train_pool
 from tleg_core.training.pool_trainer import PoolTrainer
 from tleg_core.training.preprocessing import prepare
+from tleg_core.training.source_images import SourceImages
 from tleg_core.training.stitch_fit import fit_stitches
 from tleg_core.training.teacher import Teacher
 

@@ -26,8 +26,8 @@ from tleg_core.training.keeper import CHECKPOINT_NAME, FolderKeeper
 from tleg_core.training.loop import Wish
 from tleg_core.training.observer import Observer
 from tleg_core.training.path_accuracy import measure_paths
-from tleg_core.training.pool_run import SourceImages
 from tleg_core.training.pool_trainer import PoolTrainer
+from tleg_core.training.source_images import SourceImages
 from tleg_core.training.teacher import Teacher
 
 

@@ -202,6 +202,43 @@ def check_classes(learngene: Learngene, data: ImageSource) -> None:
         raise ConfigError("data", f"the classes of {data.name} are not those of the learngene, or stand in another order")
 
 
+def measure_members(
+    learngene: Learngene,
+    data: ImageSource,
+    members: Iterable[Member],
+    logits_of: Callable[[Tensor, Member], Tensor],
+    *,
+    device: torch.device,
+    batch_size: int,
+    autocast: bool,
+    progressed: Callable[[int], None],
+) -> Iterator[Measurement]:
+    """Yield the accuracy of each member on `data`, whose pixels are made once.
+
+    `logits_of` maps images (B, C, H, W), of the network's size and normalised as it expects, and a member to logits; all else
+    is as `measure_depths` has it.
+    """
+    config, preprocessing = learngene.description.config, learngene.description.preprocessing
+    shape = InputShape.of(config.img_size, config.in_chans, preprocessing)
+    made = whole_pixels(data, shape, device=device, batch_size=batch_size, workers=default_workers(device))
+    with closing(made) as pixels:
+        for member in members:
+
+            def of_member(images: Tensor, member: Member = member) -> Tensor:
+                return logits_of(prepare(images, config.img_size, preprocessing), member)
+
+            top1 = measure_top1(
+                of_member,
+                data,
+                device=device,
+                pixels=pixels,
+                batch_size=batch_size,
+                autocast=autocast,
+                progressed=progressed,
+            )
+            yield Measurement.of(member, data_set=data.name, top1=top1.fraction, images=top1.images)
+
+
 def measure_depths(
     learngene: Learngene,
     data: ImageSource,
@@ -229,30 +266,14 @@ def measure_depths(
         ConfigError: `data` has other classes than the learngene.
     """
     check_classes(learngene, data)
-    description = learngene.description
-    config = description.config
-    model = _by_depth(learngene, device)
-    with closing(
-        whole_pixels(
-            data,
-            InputShape.of(config.img_size, config.in_chans, description.preprocessing),
-            device=device,
-            batch_size=batch_size,
-            workers=default_workers(device),
-        )
-    ) as pixels:
-        for depth in depths:
-
-            def logits_of(images: Tensor, depth: int = depth) -> Tensor:
-                return model(prepare(images, config.img_size, description.preprocessing), depth)
-
-            top1 = measure_top1(
-                logits_of,
-                data,
-                device=device,
-                pixels=pixels,
-                batch_size=batch_size,
-                autocast=autocast,
-                progressed=progressed,
-            )
-            yield Measurement(depth=depth, data_set=data.name, top1=top1.fraction, images=top1.images)
+    by_depth = _by_depth(learngene, device)
+    yield from measure_members(
+        learngene,
+        data,
+        (Member(depth=depth) for depth in depths),
+        lambda images, member: by_depth(images, member.depth),
+        device=device,
+        batch_size=batch_size,
+        autocast=autocast,
+        progressed=progressed,
+    )

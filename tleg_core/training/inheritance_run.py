@@ -86,7 +86,7 @@ def choose_layers(
         ConfigError: The ancestry has too few layers, or the rule needs images that are not there.
         TrainingInterruptedError: It was asked to stop; the checkpoint is kept.
     """
-    check_ancestry(config, ancestry)
+    config.check_ancestry(ancestry.depth)
     choice, training = config.selection, config.training
     if choice.layers is not None:
         scores = tuple(float(layer in choice.layers) for layer in range(ancestry.depth))
@@ -148,11 +148,6 @@ def choose_layers(
         f"{', '.join(f'{score:.4g}' for score in selection.scores)}"
     )
     return inheritance
-
-
-def check_ancestry(config: InheritanceConfig, ancestry: AncestryVit) -> None:
-    """Raise `ConfigError` where the ancestry has fewer layers than are to be inherited."""
-    config.check_ancestry(ancestry.depth)
 
 
 def inherited_learngene(

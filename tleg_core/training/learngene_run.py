@@ -8,14 +8,13 @@ Shape legend: B images of a batch, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,12 +22,10 @@ from tleg_core import __version__
 from tleg_core.description import Description, Preprocessing, Provenance
 from tleg_core.errors import ConfigError
 from tleg_core.image_source import ImageSource
-from tleg_core.images import ImageSet
 from tleg_core.learngene import Learngene
 from tleg_core.learngene_config import DepthRule, Depths, Distillation, KdNormalisation, LearngeneConfig
 from tleg_core.training.auxiliary import AuxiliaryModel
 from tleg_core.training.batches import Batch, Batches
-from tleg_core.training.decoded import InputShape
 from tleg_core.training.distillation import distillation_loss, divergence
 from tleg_core.training.draws import generator_of
 from tleg_core.training.evaluate import measure_top1
@@ -38,14 +35,11 @@ from tleg_core.training.observer import Observer
 from tleg_core.training.pixels import Pixels
 from tleg_core.training.preprocessing import prepare
 from tleg_core.training.processes import Processes
-from tleg_core.training.source_pixels import default_workers, whole_pixels
+from tleg_core.training.source_images import MEASURED_AT_ONCE, HeldOut, SourceImages, check_sources
 from tleg_core.training.stateless import INDUCTOR
-from tleg_core.training.teacher import Teacher, check_classes
+from tleg_core.training.teacher import Teacher
 from tleg_core.training_config import Precision
 from tleg_core.training_description import describe_learngene, summary
-
-_MEASURED_AT_ONCE = 500  # held-out images
-_FEWEST_CLASSES = 2
 
 
 def depths_of(depths: Depths, seed: int, step: int) -> tuple[int, ...]:
@@ -190,17 +184,7 @@ def training_batches(
 
     Images of a set in memory keep its size, others are brought to the network's; `workers` is as in `Batches.of_images`.
     """
-    preprocessing = config.preprocessing
-    side = data.images.shape[1] if isinstance(data, ImageSet) else config.network.img_size
-    return Batches.of_images(
-        data,
-        config.training,
-        device,
-        shape=InputShape.of(side, 3, preprocessing),
-        preprocessing=preprocessing,
-        processes=processes,
-        workers=workers,
-    )
+    return SourceImages(data, config, device, processes, workers).batches(config.training)
 
 
 def learngene_of(model: AuxiliaryModel, description: Description) -> Learngene:
@@ -236,7 +220,7 @@ def depth_metrics(
             return model(prepare(images, config.network.img_size, preprocessing), depth)  # type: ignore[no-any-return]
 
         autocast = config.training.precision is not Precision.FLOAT32
-        top1 = measure_top1(logits_of, data, device=device, pixels=pixels, batch_size=_MEASURED_AT_ONCE, autocast=autocast)
+        top1 = measure_top1(logits_of, data, device=device, pixels=pixels, batch_size=MEASURED_AT_ONCE, autocast=autocast)
         metrics |= top1.metrics() if depth == config.depths.train else {f"top1_depth_{depth}": top1.fraction}
     return metrics
 
@@ -277,12 +261,7 @@ def train_learngene(
     Raises:
         ConfigError: The classes of data, test data and teacher are not the same.
     """
-    if len(np.unique(data.labels)) < _FEWEST_CLASSES:
-        raise ConfigError("data", f"{data.name} has images of one class alone: there is nothing to tell apart")
-    if teacher is not None:
-        check_classes(teacher, data.class_names, data.name)
-    if test_data is not None and test_data.class_names != data.class_names:
-        raise ConfigError("test_data", f"the classes of {test_data.name} are not those of {data.name}")
+    check_sources(data, test_data, teacher)
     provenance = Provenance(
         data_set=f"{data.name} ({len(data):,} images)",
         ancestry="none: trained on labels" if teacher is None else teacher.describe(),
@@ -294,18 +273,11 @@ def train_learngene(
     preprocessing = config.preprocessing
     together = processes or Processes()
 
-    def measure(model: AuxiliaryModel) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        if test_data is not None and together.first:
-            metrics = depth_metrics(model, test_data, config, preprocessing, device, pixels=test_pixels)
-        told: dict[str, float] = json.loads(together.told(json.dumps(metrics)))
-        return told
-
     description = describe_learngene(name, config, provenance, data.class_names, preprocessing)
     with ExitStack() as opened:
-        test_pixels: Pixels | None = None
-        if test_data is not None and together.first:
-            test_pixels = opened.enter_context(closing(_test_pixels(test_data, config, preprocessing, device, workers)))
+        held_out: HeldOut | None = None
+        if test_data is not None:
+            held_out = opened.enter_context(closing(HeldOut(test_data, config, device, together, workers)))
         trainer = learngene_trainer(
             config,
             opened.enter_context(training_batches(config, data, device, together, workers)),
@@ -315,7 +287,7 @@ def train_learngene(
             keeper=FolderKeeper(folder, config.training.checkpoint_every_steps),
             observer=journal,
             device=device,
-            measure=None if test_data is None else measure,
+            measure=None if held_out is None else partial(_measure, held_out, config, device),
             processes=together,
         )
         if resume:
@@ -323,14 +295,8 @@ def train_learngene(
         return learngene_of(trainer.run(), description)
 
 
-def _test_pixels(
-    data: ImageSource, config: LearngeneConfig, preprocessing: Preprocessing, device: torch.device, workers: int | None
-) -> Pixels:
-    """Return the pixels of held-out images, for the one process that measures."""
-    return whole_pixels(
-        data,
-        InputShape.of(config.network.img_size, 3, preprocessing),
-        device=device,
-        batch_size=_MEASURED_AT_ONCE,
-        workers=default_workers(device) if workers is None else workers,
+def _measure(held_out: HeldOut, config: LearngeneConfig, device: torch.device, model: AuxiliaryModel) -> dict[str, float]:
+    """Return the accuracy at some depths, which the first process measures."""
+    return held_out.metrics(
+        lambda pixels: depth_metrics(model, held_out.data, config, config.preprocessing, device, pixels=pixels)
     )

@@ -6,21 +6,16 @@ Shape legend: B images, H height, W width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 
 import torch
-from torch import Tensor
 
 from tleg_core.description import Measurement
 from tleg_core.image_source import ImageSource
 from tleg_core.learngene import Learngene
 from tleg_core.path import Path
 from tleg_core.recipe import Member
-from tleg_core.training.decoded import InputShape
-from tleg_core.training.evaluate import check_classes, measure_top1
+from tleg_core.training.evaluate import check_classes, measure_members
 from tleg_core.training.pool_model import PoolModel
-from tleg_core.training.preprocessing import prepare
-from tleg_core.training.source_pixels import default_workers, whole_pixels
 
 
 def pool_model_of(learngene: Learngene) -> PoolModel:
@@ -59,33 +54,18 @@ def measure_paths(
         ConfigError: It is no pool, has no such member, or `data` has other classes.
     """
     check_classes(learngene, data)
-    description = learngene.description
-    pool, config = description.pool, description.config
+    pool = learngene.description.pool
     members = pool.members if paths is None else tuple(Member.along(path) for path in paths)
     for member in members:
         pool.check(member)
     model = pool_model_of(learngene).to(device)
-    with closing(
-        whole_pixels(
-            data,
-            InputShape.of(config.img_size, config.in_chans, description.preprocessing),
-            device=device,
-            batch_size=batch_size,
-            workers=default_workers(device),
-        )
-    ) as pixels:
-        for member in members:
-
-            def logits_of(images: Tensor, member: Member = member) -> Tensor:
-                return model(prepare(images, config.img_size, description.preprocessing), member.path)  # type: ignore[no-any-return]
-
-            top1 = measure_top1(
-                logits_of,
-                data,
-                device=device,
-                pixels=pixels,
-                batch_size=batch_size,
-                autocast=autocast,
-                progressed=progressed,
-            )
-            yield Measurement.of(member, data_set=data.name, top1=top1.fraction, images=top1.images)
+    yield from measure_members(
+        learngene,
+        data,
+        members,
+        lambda images, member: model(images, member.path),
+        device=device,
+        batch_size=batch_size,
+        autocast=autocast,
+        progressed=progressed,
+    )

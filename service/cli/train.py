@@ -53,7 +53,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The learngene file to write; checkpoints and journal go to a folder beside it.")],
     ancestry: Annotated[
         Path | None,
-        typer.Option(help="The ancestry model's file (`tleg ancestry`), or its stored logits'; default: labels alone."),
+        typer.Option(
+            help="The ancestry model's file (`tleg ancestry`), or its stored logits'; without a recipe it may be left out: labels alone."
+        ),
     ] = None,
     anchor: Annotated[
         list[str] | None,

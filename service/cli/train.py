@@ -54,7 +54,7 @@ def train(
     ancestry: Annotated[
         Path | None,
         typer.Option(
-            help="The ancestry model's file (`tleg ancestry`), or its stored logits'; without a recipe it may be left out: labels alone."
+            help="The ancestry model's file (`tleg ancestry`), or its stored logits'; default without a recipe: labels alone."
         ),
     ] = None,
     anchor: Annotated[

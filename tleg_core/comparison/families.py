@@ -98,7 +98,7 @@ def comparable_table(config: ComparisonConfig) -> list[str]:
         return []
     lines = [
         "",
-        "A pool's member in the column of a depth is the path nearest to that depth's network in MACs, the classifier left out:",
+        "A pool's member in the column of a depth is the path nearest to that depth's network in MACs, classifiers left out:",
         "",
         f"| row | {' | '.join(f'd{depth}' for depth in config.depths)} |",
         f"|---|{'---|' * len(config.depths)}",

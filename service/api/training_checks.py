@@ -23,6 +23,7 @@ from tleg_core.training_config import TrainingConfig
 from tleg_core.training_recipe import AnyConfig
 
 _RESIZING = ("bilinear", "bicubic")  # what the engine can resize a batch by
+_CHANNELS = 3  # of every data set's images
 _MAX_EVIDENCE = 20_000  # numbers of a choice of layers, as the engine has it
 
 
@@ -78,6 +79,8 @@ def _check_learngene(config: LearngeneConfig, known: Circumstances) -> None:
         raise ConfigError("config.distillation.alpha", f"is {alpha:g}, but there is no teacher")
     if known.teacher is not None and not alpha:
         raise ConfigError("config.distillation.alpha", "is 0: the teacher has no use")
+    if known.teacher is not None:
+        _check_teacher(known.teacher, resizes=known.teacher.model.config.img_size != config.network.img_size)
 
 
 def _check_batches(body: TrainingBody, num_train: int, trainings: Mapping[str, TrainingConfig]) -> None:
@@ -113,7 +116,11 @@ def _check_pool(config: PoolConfig, known: Circumstances) -> None:
         raise ConfigError("teacher", f"is needed: the configuration has {what}")
     if known.teacher is not None and not needed:
         raise ConfigError("teacher", "has no use: config.anchor_training.alpha and config.joint.alpha or epochs are 0")
-    if config.anchor_training.rule is AnchorRule.DISTILLED and len(known.anchors) < len(names):
+    by_features = config.anchor_training.rule is AnchorRule.DISTILLED  # the engine then reads it as an ancestry's file
+    if known.teacher is not None:
+        other_size = known.teacher.model.config.img_size != config.network.img_size
+        _check_teacher(known.teacher, resizes=by_features or other_size)
+    if by_features and len(known.anchors) < len(names):
         _check_distillation(config, known)
     elif config.stitched and config.stitching.init is StitchInit.LEARNED:
         raise ConfigError("config.stitching.init", "learned needs anchors that are distilled here, not given")
@@ -145,9 +152,6 @@ def _check_distillation(config: PoolConfig, known: Circumstances) -> None:
     if teacher is None:  # refused before
         return
     _check_plain(teacher, "for distilled anchors; config.anchor_training.rule alone learns logits from any model")
-    if teacher.preprocessing.interpolation not in _RESIZING:
-        ways, own = " or ".join(_RESIZING), teacher.preprocessing.interpolation
-        raise ConfigError("teacher", f"{teacher.model.id} is of images resized by {own}, not {ways}")
     theirs, network = teacher.model.config, config.network
     if (theirs.grid_size, theirs.class_token) != (network.img_size // network.patch_size, network.class_token):
         raise ConfigError("teacher", f"{teacher.model.id} has {_tokens(theirs.grid_size, theirs.class_token)}; {_own(network)}")
@@ -183,6 +187,7 @@ def _check_inheritance(body: TrainingBody, config: InheritanceConfig, known: Cir
     if teacher is None:
         raise ConfigError("teacher", "is needed: its layers are what is inherited")
     _check_plain(teacher, "whose layers can be inherited")
+    _check_teacher(teacher, resizes=False)  # images come in its size
     depth = teacher.model.stack.depth
     try:
         config.check_ancestry(depth)
@@ -225,10 +230,19 @@ def _check_tasks(config: InheritanceConfig, depth: int, known: Circumstances) ->
         raise ConfigError(place, f"gives {numbers:,} numbers of evidence, more than {_MAX_EVIDENCE:,}")
 
 
+# Teachers.
+
+
 def _check_plain(teacher: KnownModel, what: str) -> None:
-    """Raise `ConfigError` unless the teacher is a plain ViT for images in colour."""
-    model = teacher.model
-    if not model.stack.is_plain:
-        raise ConfigError("teacher", f"{model.id} is stitched; it must be a plain ViT {what}")
-    if model.config.in_chans != 3:
-        raise ConfigError("teacher", f"{model.id} has {model.config.in_chans} input channels, not 3")
+    """Raise `ConfigError` unless the teacher is a plain ViT."""
+    if not teacher.model.stack.is_plain:
+        raise ConfigError("teacher", f"{teacher.model.id} is stitched; it must be a plain ViT {what}")
+
+
+def _check_teacher(teacher: KnownModel, *, resizes: bool) -> None:
+    """Raise `ConfigError` unless the engine can show the teacher images: in colour, and resized if `resizes`."""
+    model, way = teacher.model, teacher.preprocessing.interpolation
+    if model.config.in_chans != _CHANNELS:
+        raise ConfigError("teacher", f"{model.id} has {model.config.in_chans} input channels, not {_CHANNELS}")
+    if resizes and way not in _RESIZING:
+        raise ConfigError("teacher", f"{model.id} is of images resized by {way}, not {' or '.join(_RESIZING)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from service.storage import keys
 from tests.service.conftest import ApiFactory
 from tests.service.fine_tuned import data_set
 from tests.service.jobs import Store, run
-from tests.service.tiny import CLASS_NAMES, write_other_designs
+from tests.service.tiny import CLASS_NAMES, learngene, write_other_designs
+from tleg_core.description import Preprocessing
 from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.pool_config import PoolConfig
+from tleg_core.vit import VIT_SIZES
 
 PATH = "/learngenes/trainings"
 SHAPES = data_set(CLASS_NAMES, name="shapes")
@@ -187,6 +190,38 @@ def test_a_teacher_that_does_not_fit_is_refused(client: TestClient) -> None:
     windows = STABILITY | {"training": {"batch_size": 240, "epochs": 1}}
     assert refused(client, windows, teacher=teacher)[0] == "config.stability.windows"
     assert refused(client, STABILITY, teacher=teacher, dataset=PETALS.id)[0] == "teacher"
+
+
+def test_a_teacher_that_cannot_be_asked_is_refused(
+    open_api: ApiFactory, store_url: str, client: TestClient, tmp_path: Path
+) -> None:
+    """Of grey images; or of another size, and by an interpolation that the engine has not; whatever is trained."""
+    assert client.get("/livez").is_success
+    grey = Preprocessing(mean=(0.5,), std=(0.5,))
+    files = []
+    for name, channels, preprocessing in (("grey", 1, grey), ("coarse", 3, Preprocessing(interpolation="nearest"))):
+        vit = replace(VIT_SIZES["test"], in_chans=channels)
+        files.append(tmp_path / f"{name}.safetensors")
+        learngene(name, config=vit, class_names=CLASS_NAMES, preprocessing=preprocessing).write(files[-1])
+    with open_api(store_url, learngenes=tuple(files)) as serving:
+        models = {}
+        for name in ("grey", "coarse"):
+            answer = serving.post("/models", json={"learngene": name, "budget": {"depth": 6}})
+            models[name] = answer.json()["id"]
+        taught = {"joint": {"epochs": 1, "alpha": 0.5}}
+        own_size, smaller = ({"network": {"img_size": side, "patch_size": 8}} for side in (32, 16))
+        for config in (own_size, SN_NET | taught | own_size, DISTILLED, STABILITY):
+            assert refused(serving, config, teacher=models["grey"]) == (
+                "teacher",
+                f"{models['grey']} has 1 input channels, not 3",
+            )
+        for config in (smaller, SN_NET | taught | smaller, DISTILLED):
+            assert refused(serving, config, teacher=models["coarse"]) == (
+                "teacher",
+                f"{models['coarse']} is of images resized by nearest, not bilinear or bicubic",
+            )
+        for number, config in enumerate((own_size, SN_NET | taught | own_size, STABILITY)):
+            created(serving, config, name=f"gene-{number}", teacher=models["coarse"])
 
 
 def test_a_model_that_is_not_the_anchor_is_refused(client: TestClient) -> None:

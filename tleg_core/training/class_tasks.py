@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tleg_core.description import Preprocessing
 from tleg_core.errors import ConfigError
-from tleg_core.image_source import ImagePart, ImageSource, index_digest
+from tleg_core.image_source import ImageSource, index_digest
 from tleg_core.training.batches import Batches
 from tleg_core.training.draws import generator_of, seed_of
 from tleg_core.training.pixels import Draws, Pixels
@@ -93,7 +93,6 @@ class TaskBatches:
 
     def of(self, task: ClassTask) -> Batches:
         """Return a task's batches, images in 0..1; raises `ConfigError` where it has fewer images than a batch."""
-        part = ImagePart(self._data, task.rows, self._data.name)
         names = [self._data.class_names[index] for index in task.classes]
         return Batches(
             self._pixels,
@@ -106,7 +105,7 @@ class TaskBatches:
             device=self._device,
             digest=index_digest(names, self._digest, task.rows),
             noise=self._preprocessing,
-            run_starts=part.run_starts,
+            run_starts=self._data.run_starts,
         )
 
 

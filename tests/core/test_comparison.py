@@ -714,3 +714,16 @@ def test_claims_about_pools_follow_from_the_numbers(tmp_path: Path) -> None:
     assert claims["sn-net", works].verdict == "held"
     equal = "ahead of scratch at equal steps on drawings, at every depth and length, with intervals that do not overlap"
     assert claims["heur-lg", equal].verdict == "undecided"
+
+
+def test_learned_stitches_are_compared_on_the_paths_that_both_have(tmp_path: Path) -> None:
+    """The least-squares pool may be stitched at fewer places: windows of one block join block j to block j alone."""
+    chosen = methods(
+        ('init = "least-squares"\n\n[learngenes.sn-net', 'init = "least-squares"\nkernel = 1\n\n[learngenes.sn-net')
+    )
+    made = make_plan(chosen, PARTS, None)
+    paths = [str(member.path) for row in chosen.rows if row.pool is not None for member in row.pool.design(10).members]
+    lines = [{"unit": name, "top1": 0.3, "paths": dict.fromkeys(paths, 0.3), "curve": [0.3] * 4} for name in made.units]
+    claims = method_claims(chosen, made, Scores(made, written(tmp_path, lines)), num_classes=10)
+    better = [claim for claim in claims if "better than least squares" in claim.text]
+    assert [claim.details.rpartition("on ")[2] for claim in better] == ["0 of 3 paths that both have"] * 2

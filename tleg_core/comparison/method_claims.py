@@ -8,7 +8,7 @@ those of least squares. SN-Net (arXiv 2302.06586): a stitched network works befo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from statistics import fmean
 
 from tleg_core.comparison.claims import Claim, counted, depths_with, in_epochs, lengths_of, verdict_on_standings
@@ -68,27 +68,25 @@ def _learned_stitches(config: ComparisonConfig, plan: Plan, scores: Scores, othe
     if learned.name not in {row.name for row in config.rows}:
         return
     for stage, when in ((Stage.STITCHED, "before the joint training"), (Stage.WHOLE, "after the joint training")):
-        own, theirs = (_means(plan, scores, row, stage) for row in (learned.name, other.name))
+        own_paths, their_paths = (_by_path(plan, scores, row, stage) for row in (learned.name, other.name))
+        both = [path for path in own_paths if path in their_paths]  # `stitching` may give them others, too
+        own, theirs = (_means([paths[path] for path in both]) for paths in (own_paths, their_paths))
         difference = paired_difference(own, theirs)
         if difference is None:
             continue
-        by_path = {
-            row: {str(member.member.path): scores.of_member(member) for member in _stitched(plan, row, stage)}
-            for row in (learned.name, other.name)
-        }
-        ahead = sum(_mean(by_path[learned.name][path]) > _mean(by_path[other.name][path]) for path in by_path[learned.name])
+        ahead = sum(_mean(own_paths[path]) > _mean(their_paths[path]) for path in both)
         yield Claim(
             text=f"learned stitches are better than least squares, {when}: mean over all stitched paths",
             row=learned.name,
             verdict=_verdict(difference),
             details=f"{_words(difference)} points beside {other.name} ({_mean(own):.1f} and {_mean(theirs):.1f}); ahead on "
-            f"{ahead} of {len(by_path[learned.name])} paths",
+            f"{ahead} of {len(both)} paths{'' if len(both) == len(own_paths) == len(their_paths) else ' that both have'}",
         )
 
 
 def _untrained_stitches(plan: Plan, scores: Scores, row: Row, num_classes: int) -> Iterator[Claim]:
     """Yield what stitches are worth before anything has trained them, and what the joint training adds."""
-    before = _means(plan, scores, row.name, Stage.STITCHED)
+    before, after = (_means(_by_path(plan, scores, row.name, stage).values()) for stage in (Stage.STITCHED, Stage.WHOLE))
     if not before:
         return
     chance = 100 / num_classes
@@ -99,7 +97,7 @@ def _untrained_stitches(plan: Plan, scores: Scores, row: Row, num_classes: int) 
         verdict=_verdict(over),
         details=f"{_words(over)} points over {chance:.1f} %",
     )
-    gain = paired_difference(_means(plan, scores, row.name, Stage.WHOLE), before)
+    gain = paired_difference(after, before)
     if gain is not None:
         yield Claim(
             text="the joint training makes stitched networks better: mean over all stitched paths",
@@ -141,16 +139,16 @@ def _whole(plan: Plan, row: str) -> list[FamilyMember]:
     return [member for member in plan.members if member.row == row and member.stage is Stage.WHOLE]
 
 
-def _stitched(plan: Plan, row: str, stage: Stage) -> list[FamilyMember]:
-    """Return the members with a stitch in them: whole anchors are left out."""
+def _by_path(plan: Plan, scores: Scores, row: str, stage: Stage) -> dict[str, Mapping[int, float]]:
+    """Return the accuracy by seed of each member with a stitch in it, by its path: whole anchors are left out."""
     own = [member for member in plan.members if (member.row, member.stage) == (row, stage)]
-    return [member for member in own if member.member.path is not None and member.member.path.joins]
+    paths = [(member.member.path, scores.of_member(member)) for member in own]
+    return {str(path): by_seed for path, by_seed in paths if path is not None and path.joins}
 
 
-def _means(plan: Plan, scores: Scores, row: str, stage: Stage) -> dict[int, float]:
-    """Return the mean accuracy over a row's stitched paths, by seed; of the seeds that have all of them."""
-    found = [scores.of_member(member) for member in _stitched(plan, row, stage)]
-    seeds = set[int]().union(*found) if found else set()
+def _means(found: Collection[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean accuracy over paths, by seed; of the seeds that have all of them."""
+    seeds = set[int]().union(*found)
     return {seed: fmean(values[seed] for values in found) for seed in sorted(seeds) if all(seed in values for values in found)}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tleg_core.description import Preprocessing
 from tleg_core.pool_config import PoolConfig
 from tleg_core.training.ancestry import AncestryCard, AncestryModel
 from tleg_core.training.teacher import AncestryTeacher
@@ -42,7 +43,9 @@ def pool_config(**sections: Any) -> PoolConfig:
     return PoolConfig.from_json(TINY).with_changes(sections)
 
 
-def ancestry_model(architecture: str = "vit_tiny_patch16_224", seed: int = 0, **changes: Any) -> AncestryModel:
+def ancestry_model(
+    architecture: str = "vit_tiny_patch16_224", seed: int = 0, crop_pct: float = 1.0, **changes: Any
+) -> AncestryModel:
     """Return a frozen model whose every tensor is random."""
     args = ANCESTRY | changes if architecture.startswith("vit") else changes
     card = AncestryCard(
@@ -53,6 +56,7 @@ def ancestry_model(architecture: str = "vit_tiny_patch16_224", seed: int = 0, **
         origin="",
         licence="",
         model_args=args,
+        preprocessing=Preprocessing(crop_pct=crop_pct),
     )
     torch.manual_seed(seed)
     model = AncestryModel(card)

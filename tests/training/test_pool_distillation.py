@@ -136,6 +136,18 @@ def test_the_matrices_change_during_distillation(bars: ImageSet, tmp_path: Any) 
     assert len(maps) == 3 * 2 * 2
 
 
+def test_the_ancestry_model_sees_as_much_of_an_image_as_the_anchor() -> None:
+    """Tokens are compared one by one, so its features are of the whole image even where its logits are of the centre."""
+    teacher = ancestry_teacher(crop_pct=0.75)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = AncestryVit(teacher).features(images, (1, 5))
+    _, outputs, attentions = by_hand(teacher.model.network, prepare(images, 16, PREPROCESSING))
+    for block in (1, 5):
+        torch.testing.assert_close(found.outputs[block], outputs[block])
+        torch.testing.assert_close(found.attentions[block], attentions[block])
+    assert not torch.allclose(found.logits, teacher.logits_of(images))
+
+
 def test_hooks_are_gone_afterwards() -> None:
     """Also where the forward pass fails."""
     network: Any = ancestry_model().network

@@ -35,9 +35,11 @@ from tleg_core.training.pool_model import PoolModel
 from tleg_core.training.pool_run import train_pool
 from tleg_core.training.pool_trainer import PoolTrainer
 from tleg_core.training.preprocessing import prepare
+from tleg_core.training.processes import Processes
 from tleg_core.training.source_images import SourceImages
 from tleg_core.training.stitch_fit import fit_stitches
 from tleg_core.training.teacher import Teacher
+from tleg_core.training_config import TrainingConfig
 
 
 class Noted:
@@ -101,6 +103,23 @@ def made(config: PoolConfig, data: ImageSet, folder: Path, teacher: Teacher | No
         command="",
         licence="",
         journal=options.pop("journal", Noted()),
+        device=CPU,
+        **options,
+    )
+
+
+def trainer_of(
+    config: PoolConfig, data: ImageSet, folder: Path, teacher: Teacher | None, *, checkpoint_every: int = 2, **options: Any
+) -> PoolTrainer:
+    """Return a run that keeps its states in `folder`."""
+    return PoolTrainer(
+        config,
+        SourceImages(data, config, CPU),
+        teacher,
+        num_classes=3,
+        given=options.pop("given", {}),
+        keeper=FolderKeeper(folder, checkpoint_every),
+        observer=Noted(),
         device=CPU,
         **options,
     )
@@ -184,17 +203,7 @@ def test_a_run_that_ends_anywhere_goes_on_to_the_same_bytes(
         return wanted if updates % 3 == 0 else Wish.GO_ON
 
     while learngene is None:
-        trainer = PoolTrainer(
-            config,
-            SourceImages(bars, config, CPU),
-            teacher,
-            num_classes=3,
-            given={},
-            keeper=FolderKeeper(tmp_path / "parts", 2),
-            observer=Noted(),
-            device=CPU,
-            wish=wish,
-        )
+        trainer = trainer_of(config, bars, tmp_path / "parts", teacher, wish=wish)
         if stops:
             trainer.load()
         try:
@@ -314,6 +323,53 @@ def test_given_anchors_are_not_trained(bars: ImageSet, tmp_path: Path) -> None:
     learned = pool_config(stitching={"init": "learned"})
     with pytest.raises(ConfigError, match=r"stitching\.init: learned needs the matrices of anchor small"):
         made(learned, bars, tmp_path / "third", ancestry_teacher(), anchors={"small": paths["small"]})
+
+
+@pytest.mark.parametrize(
+    ("sections", "depth", "processes", "message"),
+    [
+        ({"joint": {"epochs": 1, "batch_size": 64}}, 6, 1, "batch_size: 64 is more than the 48 images"),
+        ({"joint": {"epochs": 1, "batch_size": 9}}, 6, 2, "training.batch_size: must be a multiple of the processes"),
+        ({}, 2, 1, "positions: front-end needs at least 3 blocks, not 2"),
+    ],
+)
+def test_what_a_later_phase_cannot_do_is_said_before_the_first(
+    bars: ImageSet, sections: dict[str, Any], depth: int, processes: int, message: str
+) -> None:
+    """Anchors may have taken days to train; nothing was trained here."""
+    several = Processes()
+    several.count = processes
+    with pytest.raises(ConfigError, match=message):
+        trainer_of(pool_config(**sections), bars, Path("nowhere"), ancestry_teacher(depth=depth), processes=several)
+
+
+def test_stored_logits_that_the_joint_training_cannot_use_are_refused_before_the_anchors(
+    bars: ImageSet, tmp_path: Path
+) -> None:
+    """SN-Net's anchors learn from labels here, so nothing else would ask before."""
+    config = pool_config(**SN_NET)
+
+    class Stored(FixedTeacher):
+        """A teacher that has other pictures' logits."""
+
+        def check(self, batches: Batches, config: TrainingConfig) -> None:
+            """Refuse every batch."""
+            raise ConfigError("augmentation.views", f"{config.augmentation.views} of {batches.digest}: none is stored")
+
+    noted = Noted()
+    with pytest.raises(ConfigError, match=r"augmentation\.views"):
+        made(config, bars, tmp_path, Stored(), journal=noted)
+    assert noted.notes == []
+
+
+def test_given_anchors_whose_layers_share_memory_are_kept_in_states(bars: ImageSet, tmp_path: Path) -> None:
+    """A stage-wise learngene's layers are one component, and no file of a state holds tensors that share memory."""
+    config = pool_config(**SN_NET)
+    state = PoolModel(config.design(3), seed=0).pool_tensors()
+    large = {name.removeprefix("anchors.1."): tensor for name, tensor in state.items() if name.startswith("anchors.1.")}
+    given = {name: large[name.replace("blocks.1.", "blocks.0.")] for name in large}
+    trainer = trainer_of(config, bars, tmp_path, FixedTeacher(), given={"large": given}, checkpoint_every=1)
+    assert trainer.run().keys() == config.design(3).tensor_shapes().keys()
 
 
 @pytest.mark.parametrize(

@@ -154,15 +154,16 @@ class AncestryModel(nn.Module):
         # Convolutions run 1.5 to 2 times faster so on a CPU, and no slower on a GPU.
         self.network = card.build().to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C) of `images` (B, 3, H, W) in 0..1."""
-        logits: Tensor = self.network(self._input(images))
+    def forward(self, images: Tensor, *, whole_image: bool = False) -> Tensor:
+        """Return the logits (B, C) of `images` (B, 3, H, W) in 0..1: the centre, as `crop_pct` says, or the `whole_image`."""
+        logits: Tensor = self.network(self._input(images, whole_image=whole_image))
         return logits
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the last linear layer is given, (B, F), of `images` (B, 3, H, W) in 0..1."""
         network = cast("Any", self.network)
-        features: Tensor = network.forward_head(network.forward_features(self._input(images)), pre_logits=True)
+        tokens = network.forward_features(self._input(images, whole_image=False))
+        features: Tensor = network.forward_head(tokens, pre_logits=True)
         return features
 
     def head(self) -> nn.Linear:
@@ -238,10 +239,13 @@ class AncestryModel(nn.Module):
             raise CheckpointError(f"{path} does not fit {card.architecture}: {error}") from error
         return model.freeze()
 
-    def _input(self, images: Tensor) -> Tensor:
-        """Return the network's input: resized to a little more than its side, as `crop_pct` says, and its centre cut out."""
+    def _input(self, images: Tensor, *, whole_image: bool) -> Tensor:
+        """Return the network's input: resized to a little more than its side, as `crop_pct` says, and its centre cut out.
+
+        With `whole_image`, nothing is cut off.
+        """
         side = self.card.img_size
-        whole = whole_side(side, self.card.preprocessing)
+        whole = side if whole_image else whole_side(side, self.card.preprocessing)
         start = round((whole - side) / 2)
         ready = prepare(images, whole, self.card.preprocessing)[..., start : start + side, start : start + side]
         return ready.contiguous(memory_format=torch.channels_last)

@@ -82,6 +82,14 @@ class _Plan(NamedTuple):
     wish: Wish
 
 
+def check_share(config: TrainingConfig, processes: Processes) -> None:
+    """Raise `ConfigError` where the processes cannot share a batch evenly."""
+    each, rest = divmod(config.batch_size, processes.count)
+    if rest or (config.augmentation.mixes and each % 2):
+        what = "a multiple of the processes, each part even for mixup and cutmix"
+        raise ConfigError("training.batch_size", f"must be {what}, not {config.batch_size} for {processes.count}")
+
+
 class Trainer(Generic[ModelT]):
     """One run of a module through images.
 
@@ -127,10 +135,7 @@ class Trainer(Generic[ModelT]):
         self._processes = processes or Processes()
         self._steps_per_epoch = batches.steps_per_epoch
         self._total_steps = config.epochs * self._steps_per_epoch
-        each, rest = divmod(config.batch_size, self._processes.count)
-        if rest or (config.augmentation.mixes and each % 2):
-            what = "a multiple of the processes, each part even for mixup and cutmix"
-            raise ConfigError("training.batch_size", f"must be {what}, not {config.batch_size} for {self._processes.count}")
+        check_share(config, self._processes)
         self._identity = json.loads(json.dumps({**identity, "training": config.decisive(), "data": batches.digest}))
         self._updates = Updates(model, config, steps_per_epoch=self._steps_per_epoch, device=device, processes=self._processes)
         self._parts = config.micro_batches

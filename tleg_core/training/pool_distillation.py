@@ -112,8 +112,8 @@ class AncestryVit:
 
     @torch.no_grad()
     def features(self, images: Tensor, blocks: Sequence[int]) -> Features:
-        """Return its features of `images` (B, 3, H, W) in 0..1."""
-        return features_of(self._network, blocks, lambda: self._teacher.logits_of(images))
+        """Return its features of `images` (B, 3, H, W) in 0..1, edges included: each token stands for what an anchor's does."""
+        return features_of(self._network, blocks, lambda: self._teacher.logits_of(images, whole_image=True))
 
 
 class AnchorModel(nn.Module):

@@ -31,7 +31,7 @@ from tleg_core.training.errors import TrainingInterruptedError
 from tleg_core.training.interruption import stop_requests
 from tleg_core.training.keeper import Keeper
 from tleg_core.training.logits_objective import LogitsObjective
-from tleg_core.training.loop import Objective, Trainer, Wish
+from tleg_core.training.loop import Objective, Trainer, Wish, check_share
 from tleg_core.training.network import Network
 from tleg_core.training.observer import Observer
 from tleg_core.training.path_sampling import PathSampler, measured_paths
@@ -74,11 +74,15 @@ class PoolImages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Phase:
-    """One phase: its name, what does it, the training that it is, if it is one, and whether it makes the whole pool."""
+    """One phase: its name, what does it, the training that it is, if it is one; whether that asks a teacher for logits.
+
+    And whether it makes the whole pool.
+    """
 
     name: str
     work: Callable[[], dict[str, Tensor]]
     training: TrainingConfig | None = None
+    learns_logits: bool = False
     whole: bool = False
 
 
@@ -99,7 +103,8 @@ class PoolTrainer:
         processes: Those that share the run.
 
     Raises:
-        ConfigError: A teacher is missing, or has no use, or does not fit; an anchor that is given is none of the pool's.
+        ConfigError: A teacher is missing, or has no use, or does not fit; an anchor that is given is none of the pool's; or a
+            phase could not begin.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class PoolTrainer:
             self._ancestry.check(self.design.config)
         self._check_learned_init(given)
         self._phases = self._planned(given)
+        self._check_phases(given)
         self._identity: dict[str, Any] = json.loads(
             json.dumps(
                 _decisive(config)
@@ -142,7 +148,9 @@ class PoolTrainer:
         )
         place = {name: index for index, name in enumerate(names)}
         self._progress = Progress(
-            done={f"anchors.{place[name]}.{part}": tensor for name, own in given.items() for part, tensor in own.items()}
+            done={  # copies: layers of one component, or networks of one learngene, share memory, and no file holds that
+                f"anchors.{place[name]}.{part}": tensor.clone() for name, own in given.items() for part, tensor in own.items()
+            }
         )
 
     @property
@@ -190,14 +198,22 @@ class PoolTrainer:
     def _planned(self, given: Mapping[str, object]) -> list[_Phase]:
         config = self._config
         phases = [
-            _Phase(f"anchor {anchor.name}", partial(self._train_anchor, at), config.anchor_config(anchor))
+            _Phase(
+                f"anchor {anchor.name}",
+                partial(self._train_anchor, at),
+                config.anchor_config(anchor),
+                learns_logits=self._ancestry is None and config.anchor_training.distillation.alpha > 0,
+            )
             for at, anchor in enumerate(config.anchors)
             if anchor.name not in given
         ]
         if config.stitched:
             phases.append(_Phase(f"stitches by {config.stitching.init}", self._initialise_stitches, whole=True))
             if config.joint.epochs:
-                phases.append(_Phase("all together", self._train_together, config.joint_config, whole=True))
+                learns_logits = config.joint.distillation.alpha > 0
+                phases.append(
+                    _Phase("all together", self._train_together, config.joint_config, learns_logits=learns_logits, whole=True)
+                )
         return phases
 
     def _span(self, phase: int) -> Span:
@@ -351,6 +367,19 @@ class PoolTrainer:
         side, preprocessing = self._config.network.img_size, self._config.preprocessing
         metrics = self._measure(lambda images: network(prepare(images, side, preprocessing)))
         return {**metrics, f"top1_path_{path}": metrics["top1"]}
+
+    def _check_phases(self, given: Mapping[str, object]) -> None:
+        """Raise `ConfigError` for whatever a phase would raise when it begins, before the phases ahead of it cost anything."""
+        config = self._config
+        for anchor in config.anchors:
+            if self._ancestry is not None and anchor.name not in given:
+                anchor.positions.blocks(self._ancestry.depth)
+        for phase in self._phases:
+            if phase.training is not None:
+                check_share(phase.training, self._processes)
+                with self._images.batches(phase.training) as batches:
+                    if self._teacher is not None and phase.learns_logits:
+                        self._teacher.check(batches, phase.training)
 
     def _check_learned_init(self, given: Mapping[str, object]) -> None:
         """Raise `ConfigError` where the learned start lacks a matrix, before anything is trained."""

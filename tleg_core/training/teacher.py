@@ -82,10 +82,10 @@ class AncestryTeacher:
         return self.logits_of(batch.images)
 
     @torch.no_grad()
-    def logits_of(self, images: Tensor) -> Tensor:
-        """Return the model's logits (B, C), float32, of images (B, 3, H, W) in 0..1."""
+    def logits_of(self, images: Tensor, *, whole_image: bool = False) -> Tensor:
+        """Return the model's logits (B, C), float32, of images (B, 3, H, W) in 0..1; of `whole_image`, their edges included."""
         with autocast(self._device, self.precision):
-            logits: Tensor = self._model(images)
+            logits: Tensor = self._model(images, whole_image=whole_image)
         return logits.float()
 
     def describe(self) -> str:

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from tleg_core.description import Preprocessing
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.parquet_images import ParquetImages
-from tleg_core.training.class_tasks import TaskBatches, draw_tasks
+from tleg_core.training.augmented import RandPixels
+from tleg_core.training.class_tasks import TaskBatches, draw_tasks, whole_task
+from tleg_core.training.decoded import DecodedPixels, InputShape, decoding_threads
 from tleg_core.training.pixels import MemoryPixels
-from tleg_core.training_config import TrainingConfig
+from tleg_core.training.random_view import RandomView
+from tleg_core.training_config import Augmentation, Crop, TrainingConfig
 
 CPU = torch.device("cpu")
+SHAPE = InputShape(side=16, channels=3, interpolation="bicubic", crop_pct=0.875)
 GROUP_ROWS = 64
 
 
@@ -35,3 +40,24 @@ def test_a_task_reads_row_groups_in_runs(tmp_path: Path) -> None:
             rows = torch.cat([batches.of(step).rows for step in steps])
             assert sorted(rows.tolist()) == task.rows.tolist()
             assert int((rows // GROUP_ROWS).diff().ne(0).sum()) < 6
+
+
+@pytest.mark.parametrize("crop", list(Crop))
+def test_threads_keep_nothing_that_a_task_did_not_take(crop: Crop, bars: ImageSet, tmp_path: Path) -> None:
+    """What was decoded past its end would stay in memory; dropped, it can still be had."""
+    save_parquet(bars, tmp_path / "bars.parquet")
+    source = ParquetImages([tmp_path / "bars.parquet"], "bars")
+    config = TrainingConfig(epochs=1, batch_size=8, augmentation=Augmentation(crop=crop))
+    with decoding_threads() as threads:
+        pixels: DecodedPixels | RandPixels = (
+            DecodedPixels(source, SHAPE, device=CPU, threads=threads, keep_bytes=0, keep_device=CPU)
+            if crop is Crop.LIGHT
+            else RandPixels(source, RandomView(shape=SHAPE, mean=(0.5, 0.5, 0.5)), seed=0, device=CPU, threads=threads)
+        )
+        with TaskBatches(source, pixels, config, Preprocessing(), CPU).of(whole_task(source)) as batches:
+            batches.of(0)
+            assert pixels._coming
+        assert not pixels._coming
+        taken = pixels.take([3, 1], 1)
+        pixels.expect([1, 3], 1)
+        assert torch.equal(pixels.take([3, 1], 1), taken)

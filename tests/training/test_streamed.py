@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tleg_core.image_source import ImageSource
 from tleg_core.images import ImageSet, open_images, save_parquet
 from tleg_core.parquet_images import ParquetImages
 from tleg_core.training.batches import Batch, Batches
+from tleg_core.training.class_tasks import TaskBatches, whole_task
 from tleg_core.training.decoded import DecodedPixels, InputShape, decoding_threads
 from tleg_core.training.errors import ImageWorkerError
 from tleg_core.training.pixels import MemoryPixels
@@ -134,6 +136,23 @@ def test_what_is_expected_and_never_taken_makes_room(pixels: StreamedPixels) -> 
     first = pixels.take([44, 45, 46, 47], 1)
     assert torch.equal(pixels.take([44, 45, 46, 47], 1), first)
     assert torch.equal(taken, copy)
+
+
+def test_a_task_leaves_room_for_the_next_ones_batches(pixels: StreamedPixels, folder: Path) -> None:
+    """What the last update of one expected past its end is dropped: the next has all its batches made ahead, and right."""
+    source = ImageFolder(folder)
+    config = TrainingConfig(epochs=1, batch_size=4, augmentation=Augmentation(crop=Crop.RANDOM_RESIZED, flip=0.0))
+    tasks = TaskBatches(source, pixels, config, Preprocessing(), CPU)
+    first = whole_task(source)
+    with tasks.of(first) as batches:
+        batches.of(batches.steps_per_epoch - 1)
+    with tasks.of(replace(first, number=1)) as batches:
+        batches.of(0)
+        ahead = [list(rows) for rows, _ in pixels._coming]
+        coming = [batches.of(step) for step in (1, 2, 3)]
+    assert ahead == [batch.rows.tolist() for batch in coming]
+    with tasks.of(replace(first, number=1)) as batches:
+        assert all(torch.equal(batches.of(batch.step).images, batch.images) for batch in coming)
 
 
 def test_whole_images_are_streamed_as_they_are_kept(folder: Path) -> None:

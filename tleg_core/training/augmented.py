@@ -61,11 +61,15 @@ class RandPixels:
         pixels = np.stack([views[key] for key in zip(rows, each_draw(rows, draws), strict=True)])
         return to_device(torch.from_numpy(pixels), self._device)
 
-    def close(self) -> None:
+    def forget(self) -> None:
         """Give up what was expected, and wait for what has begun."""
         with self._using:
             wait([augmenting for augmenting in self._coming.values() if not augmenting.cancel()])
             self._coming.clear()
+
+    def close(self) -> None:
+        """Give up what was expected."""
+        self.forget()
 
     def _augment(self, row: int, draw: int) -> npt.NDArray[np.uint8]:
         return self._view(read_picture(self._file, row), view_seed(self._seed, draw, row))

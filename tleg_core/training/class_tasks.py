@@ -110,7 +110,7 @@ class TaskBatches:
 
 
 class _Lent:
-    """Pixels that are not closed by whoever is done with them first."""
+    """Pixels that are not closed by whoever is done with them first, but have nothing left to make."""
 
     def __init__(self, pixels: Pixels) -> None:
         self._pixels = pixels
@@ -123,5 +123,10 @@ class _Lent:
         """Pass it on."""
         self._pixels.expect(rows, draws)
 
+    def forget(self) -> None:
+        """Pass it on."""
+        self._pixels.forget()
+
     def close(self) -> None:
-        """Do nothing."""
+        """Let go of what was expected past the task's end: it would keep the next task's batches from being made ahead."""
+        self._pixels.forget()

@@ -138,11 +138,15 @@ class DecodedPixels:
             chosen = self._kept[to_device(torch.as_tensor(rows), self._kept.device)]
         return chosen if chosen.device.type == self._device.type else to_device(chosen, self._device)
 
-    def close(self) -> None:
-        """Give up what was expected, and wait for what has begun; what is kept goes with the object."""
+    def forget(self) -> None:
+        """Give up what was expected, and wait for what has begun."""
         with self._using:
             wait([decoding for decoding in self._coming.values() if not decoding.cancel()])
             self._coming.clear()
+
+    def close(self) -> None:
+        """Give up what was expected; what is kept goes with the object."""
+        self.forget()
 
     def _begin(self, rows: Sequence[int]) -> None:
         for row in rows:

@@ -31,6 +31,10 @@ class Pixels(Protocol):
         """Be told that these will be taken soon, by a call with equal arguments; may begin to read them."""
         ...
 
+    def forget(self) -> None:
+        """Be told that nothing that is expected will be taken; what was begun is given up."""
+        ...
+
     def close(self) -> None:
         """Let go of what it holds; nothing is taken afterwards."""
         ...
@@ -50,6 +54,9 @@ class MemoryPixels:
 
     def expect(self, rows: Sequence[int], draws: Draws) -> None:
         """Do nothing: they are there."""
+
+    def forget(self) -> None:
+        """Do nothing: nothing was begun."""
 
     def close(self) -> None:
         """Do nothing: the memory goes with the object."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Lock
 from typing import TypeAlias
 
@@ -95,6 +95,14 @@ class StreamedPixels:
         with self._using:
             parts = [self._taken(key) for key in self._parts(rows, draws)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def forget(self) -> None:
+        """Make room of all that was expected and did not come to be taken: nobody asks whether it could be made."""
+        with self._using:
+            orders = [order for _, begun in self._coming.values() for order in begun]
+            wait([order for order in orders if not order.cancel()])  # they still write to their places
+            self._free.extend(place for place, _ in self._coming.values())
+            self._coming.clear()
 
     def close(self) -> None:
         """End the workers."""

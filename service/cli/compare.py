@@ -56,8 +56,7 @@ def compare(
     if not report_only:
         from tleg_core.comparison.runs import run_plan
 
-        if device != "cpu":
-            resolve_device(device)
+        device = "cpu" if device == "cpu" else str(resolve_device(device))  # without torch, where the CPU is asked for
         with _locked(folder):
             results = Results(folder / RESULTS_NAME)  # again: another comparison may have ended since, and added to them
             (folder / "config.toml").write_text(text)

@@ -347,7 +347,7 @@ def test_the_report_has_a_verdict_on_each_claim_and_its_plots(folder: Path) -> N
 def test_a_part_can_be_run_and_reported(config_file: Path, folder: Path, tmp_path: Path) -> None:
     """Two rows and one seed are done alone; the report says what is missing of more, and the rest takes up from there."""
     out = tmp_path / "part"
-    assert invoke(config_file, "--out", out, "--only", "scratch,tleg", "--seeds", "0").exit_code == 0
+    assert invoke(config_file, "--out", out, "--only", "scratch,tleg", "--seeds", "0", "--device", "auto").exit_code == 0
     part = results_of(out)
     everything = results_of(folder)
     assert part.keys() < everything.keys()

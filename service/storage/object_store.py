@@ -114,6 +114,7 @@ class ObjectStore:
         path = self._folder / key
         with _failures():
             path.parent.mkdir(parents=True, exist_ok=True)
+            os.utime(source)  # an object's age counts from now
             with source.open("rb") as content:
                 os.fsync(content.fileno())
             try:
@@ -237,13 +238,14 @@ class ObjectStore:
             for found in obstore.list(self._store, prefix):
                 obstore.delete(self._store, [item["path"] for item in found])
 
-    def delete_oldest(self, prefix: str, max_bytes: int, *, keep: str) -> list[str]:
+    def delete_oldest(self, prefix: str, max_bytes: int, *, keep: str, min_age_s: float) -> list[str]:
         """Delete the oldest objects whose key begins with `prefix` until the others have at most `max_bytes`.
 
         Args:
             prefix: What the keys begin with; it ends in a slash.
             max_bytes: What may stay.
             keep: The key of an object that stays in any case, and counts.
+            min_age_s: An object stays, and counts, if it is younger, beside the youngest of all: by the store's own clock.
 
         Returns:
             The keys of those that were deleted.
@@ -255,7 +257,8 @@ class ObjectStore:
         excess = sum(item["size"] for item in found) - max_bytes
         deleted = []
         for item in found:
-            if excess <= 0:
+            age_s = (found[-1]["last_modified"] - item["last_modified"]).total_seconds()
+            if excess <= 0 or age_s < min_age_s:
                 break
             if item["path"] != keep:
                 self.delete(item["path"])

@@ -28,6 +28,10 @@ from service.worker.protocol import AnchorModel, EpochDone, ExportRun, FineTuneR
 
 logger = logging.getLogger(__name__)
 
+_UNRECORDED_S: Final = 60.0
+"""Seconds for which no export is deleted: its worker stores it and then records it, seldom more than a second later. Were it
+deleted in between, by a worker that has no room for both, the job would succeed without a file."""
+
 _MEASURED: Final = ("train_loss", "loss", "top1", "top5")  # of a model, in the last epoch; the others on the held-out part
 
 
@@ -227,7 +231,9 @@ class ExportAssignment:
         """Return the file's digest and length: the job's own result is its record. The oldest exports make room for it."""
         objects, limit = self.stores.objects, self.stores.max_exported_bytes
         try:
-            gone = await asyncio.to_thread(objects.delete_oldest, EXPORTS_FOLDER, limit, keep=weights.key)
+            gone = await asyncio.to_thread(
+                objects.delete_oldest, EXPORTS_FOLDER, limit, keep=weights.key, min_age_s=_UNRECORDED_S
+            )
         except ObjectStoreError as error:  # the next export tries again
             logger.warning("%s", error, extra={"action": "exports_kept"})
         else:

@@ -40,13 +40,15 @@ def beside() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def work_soon(server: ServerProcess, model: str, beside: ThreadPoolExecutor, *, error: str | None = None) -> Future[None]:
-    """Wait until an export of the model is queued, and a moment more, then make the file."""
+def work_soon(
+    server: ServerProcess, model: str, beside: ThreadPoolExecutor, *, error: str | None = None, lost_in: Path | None = None
+) -> Future[None]:
+    """Wait until an export of the model is queued, and a moment more, then make the file, or one that the server has not."""
 
     def work() -> None:
         deadline = time.monotonic() + 30
         url = running_url(server.data_dir)
-        objects = ObjectStore((server.data_dir / "objects").as_uri())
+        objects = ObjectStore((lost_in or server.data_dir / "objects").as_uri())
         with Client(server.url) as client:
             while not (jobs := client._http.get("/exports", params={"model": model, "status": "queued"}).json()["data"]):
                 assert time.monotonic() < deadline
@@ -110,6 +112,27 @@ def test_a_format_that_is_none_is_refused(online: Tleg, model: str, server: Serv
         client.download(model, tmp_path / "x", format="pickle")
     nobody = "m-" + "0" * 32
     assert_one_line_error(online("models", "download", nobody, "--format", "onnx"), nobody)
+
+
+def test_a_file_that_is_gone_before_it_is_fetched_is_waited_for_again(
+    server: ServerProcess, model: str, beside: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """A job may have succeeded and its file be deleted already; but not for ever, and what stands in the way itself is said."""
+    elsewhere, target = tmp_path / "elsewhere", tmp_path / "x.onnx"
+    with Client(server.url) as client:
+        working = [work_soon(server, model, beside, lost_in=elsewhere) for _ in range(2)]
+        working.append(work_soon(server, model, beside))
+        job = client.download_export(model, target, ExportFormat.ONNX)
+        assert [work.result() for work in working] == [None] * 3
+        assert target.read_bytes() == CONTENT
+        assert client.export_model(model, ExportFormat.ONNX).id == job.id
+        working = [work_soon(server, model, beside, lost_in=elsewhere) for _ in range(3)]
+        with pytest.raises(ClientError, match=r"deleted the torch-export file of .* 3 times"):
+            client.download_export(model, tmp_path / "y.pt2", ExportFormat.TORCH_EXPORT)
+        assert [work.result() for work in working] == [None] * 3
+        with pytest.raises(ClientError, match="cannot be written"):
+            client.download_export(model, tmp_path / "nowhere" / "z", ExportFormat.ONNX)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "x.onnx"]
 
 
 def test_both_clients_wait_and_download(server: ServerProcess, model: str, beside: ThreadPoolExecutor, tmp_path: Path) -> None:

@@ -156,17 +156,34 @@ def test_what_is_not_there_is_missing(store: ObjectStore, tmp_path: Path) -> Non
 def test_the_oldest_objects_make_room(source: Path, tmp_path: Path) -> None:
     """Until the limit holds; other folders are left alone, and one that is to be kept stays however large it is."""
     store = ObjectStore((tmp_path / "objects").as_uri())
-    assert store.delete_oldest("exports/", 10, keep="exports/a") == []
+    assert store.delete_oldest("exports/", 10, keep="exports/a", min_age_s=0) == []
     for age, key in enumerate(["exports/b", "exports/a", "exports/c", "weights/a"]):
         store.put_file(key, source)
         path = store.local_path(key)
         assert path is not None
         os.utime(path, (1000 + age, 1000 + age))
     size = len(CONTENT)
-    assert store.delete_oldest("exports/", 3 * size, keep="exports/c") == []
-    assert store.delete_oldest("exports/", 2 * size, keep="exports/c") == ["exports/b"]
-    assert store.delete_oldest("exports/", 1, keep="exports/a") == ["exports/c"]
+    assert store.delete_oldest("exports/", 3 * size, keep="exports/c", min_age_s=0) == []
+    assert store.delete_oldest("exports/", 2 * size, keep="exports/c", min_age_s=0) == ["exports/b"]
+    assert store.delete_oldest("exports/", 1, keep="exports/a", min_age_s=0) == ["exports/c"]
     assert (store.exists("exports/a"), store.exists("weights/a")) == (True, True)
+
+
+def test_what_was_just_stored_makes_no_room(source: Path, tmp_path: Path) -> None:
+    """An object's age is its distance from the youngest's; a file that is moved in is as young as its move."""
+    store = ObjectStore((tmp_path / "objects").as_uri())
+    for age_s, key in [(100, "exports/a"), (59, "exports/b"), (0, "exports/c")]:
+        store.put_file(key, source)
+        path = store.local_path(key)
+        assert path is not None
+        os.utime(path, (10_000 - age_s, 10_000 - age_s))
+    assert store.delete_oldest("exports/", 1, keep="exports/c", min_age_s=60) == ["exports/a"]
+    assert store.delete_oldest("exports/", 1, keep="exports/c", min_age_s=59) == ["exports/b"]
+    os.utime(source, (1000, 1000))
+    store.put_file("exports/d", source)
+    store.move_file("exports/e", source)
+    assert store.delete_oldest("exports/", 1, keep="exports/d", min_age_s=60) == ["exports/c"]
+    assert store.exists("exports/e")
 
 
 @pytest.mark.usefixtures("s3")

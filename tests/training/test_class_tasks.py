@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,25 @@ def test_threads_keep_nothing_that_a_task_did_not_take(crop: Crop, bars: ImageSe
         taken = pixels.take([3, 1], 1)
         pixels.expect([1, 3], 1)
         assert torch.equal(pixels.take([3, 1], 1), taken)
+
+
+@pytest.mark.parametrize(("views", "alike"), [(None, False), (2, True)])
+def test_each_task_has_views_of_its_own(views: int | None, alike: bool, bars: ImageSet) -> None:
+    """Two tasks of the same images, cut out anew; with a number of views an image has these, whatever the task."""
+    augmentation = Augmentation(crop=Crop.RANDOM_RESIZED, flip=0.0, views=views)
+    config = TrainingConfig(epochs=2, batch_size=48, augmentation=augmentation)
+    shown = []
+    with decoding_threads() as threads:
+        pixels = RandPixels(bars, RandomView.of(augmentation, SHAPE, Preprocessing()), seed=0, device=CPU, threads=threads)
+        tasks = TaskBatches(bars, pixels, config, Preprocessing(), CPU)
+        for number in (0, 1, 1):
+            with tasks.of(replace(whole_task(bars), number=number)) as batches:
+                made = [batches.of(epoch) for epoch in range(2)]
+            shown.append([batch.images[batch.rows.argsort()] for batch in made])
+    first, second, again = shown
+    assert all(torch.equal(one, other) for one, other in zip(second, again, strict=True))
+    if alike:
+        assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+        return
+    for one, other in product(first, second):
+        assert sum(torch.equal(*pair) for pair in zip(one, other, strict=True)) < 5  # of 16 px, a crop may be drawn twice

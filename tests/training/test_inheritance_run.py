@@ -18,10 +18,15 @@ from tleg_core.inheritance_config import InheritanceConfig
 from tleg_core.learngene import Learngene
 from tleg_core.recipe import Member
 from tleg_core.training.ancestry import AncestryCard, AncestryModel
-from tleg_core.training.ancestry_vit import vit_weights
+from tleg_core.training.ancestry_vit import AncestryVit, vit_weights
+from tleg_core.training.checkpoint import Checkpoint
 from tleg_core.training.inheritance_run import inherit_layers
+from tleg_core.training.keeper import CHECKPOINT_NAME
+from tleg_core.training.layer_transfer import frozen_source
+from tleg_core.training.look_ahead import lambdas, pooled
 from tleg_core.training.network import DeviceLearngene
 from tleg_core.training.observer import Silent
+from tleg_core.training.preprocessing import prepare, to_unit
 from tleg_core.training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -143,6 +148,23 @@ def test_the_automatic_rule_takes_the_highest_lambdas(ancestry: AncestryModel, b
     lowest_chosen = min(selection.scores[layer] for layer in selection.chosen)
     assert all(score <= lowest_chosen for layer, score in enumerate(selection.scores) if layer not in selection.chosen)
     assert np.array_equal(learngene.tensors["norm.weight"], vit_weights(ancestry)["norm.weight"].numpy())
+
+
+def test_scores_are_of_whole_images_whatever_the_training_cuts_out(
+    ancestry: AncestryModel, bars: ImageSet, tmp_path: Path
+) -> None:
+    """The mean lambda of all images as they are, by the lambda nets of the last checkpoint."""
+    sections = {
+        "augmentation": {"crop": "random-resized", "rand_augment": "rand-m9-mstd0.5-inc1"},
+        "transfer": TRANSFER["transfer"] | {"score_images": 48, "meta_lr": 0.1},
+    }
+    learngene = inherited(TRANSFER | sections, ancestry, bars, tmp_path, workers=0)
+    nets = Checkpoint.read(tmp_path / CHECKPOINT_NAME).tensors
+    vit = AncestryVit.of(ancestry)
+    images = prepare(to_unit(torch.from_numpy(bars.images)), vit.config.img_size, vit.preprocessing)
+    table = lambdas(pooled(frozen_source(vit, CPU)(images)), nets["model.weight"], nets["model.bias"]).mean(dim=0)
+    assert learngene.description.selection is not None
+    np.testing.assert_allclose(learngene.description.selection.details["mean_lambda"], table, atol=2e-6)  # six places
 
 
 @pytest.mark.parametrize("sections", [STABILITY, TRANSFER, GIVEN], ids=["stability", "transfer", "given"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tleg_core.training.layer_stability import StabilityEvidence, measure_stabil
 from tleg_core.training.loop import Wish
 from tleg_core.training.network import Network
 from tleg_core.training.observer import EpochReport, Silent, StepReport
-from tleg_core.training.pixels import MemoryPixels
+from tleg_core.training.pixels import Draws, MemoryPixels
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
 
@@ -60,6 +61,7 @@ def measured(
         MemoryPixels(data, CPU),
         stability,
         options.pop("training", TRAINING),
+        plain=options.pop("plain", MemoryPixels(data, CPU)),
         keeper=FolderKeeper(folder, 1000),
         observer=options.pop("observer", Silent()),
         device=CPU,
@@ -173,6 +175,21 @@ def test_a_penalty_keeps_what_the_first_task_needed(bars: ImageSet, tmp_path: Pa
 def flat(evidence: StabilityEvidence) -> Tensor:
     """Return the collective model's weights as one vector."""
     return torch.cat([tensor.flatten() for tensor in evidence.weights.values()])
+
+
+def test_weights_are_held_by_images_as_they_are(bars: ImageSet, tmp_path: Path) -> None:
+    """After each task but the last, four of its images; what it is trained on are other pixels."""
+    taken: list[list[int]] = []
+
+    class Noted(MemoryPixels):
+        def take(self, rows: Sequence[int], draws: Draws) -> Tensor:
+            taken.append(list(rows))
+            return super().take(rows, draws)
+
+    measured(ancestry_vit(), bars, tmp_path, plain=Noted(bars, CPU))
+    tasks = draw_tasks(bars.labels, num_tasks=3, classes_per_task=2, seed=TRAINING.seed)
+    assert [len(rows) for rows in taken] == [4, 4]
+    assert all(set(rows) <= set(task.rows.tolist()) for rows, task in zip(taken, tasks[:2], strict=True))
 
 
 def test_each_task_has_one_optimiser(bars: ImageSet, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tleg_core.training.look_ahead import LayeredVit, lambdas, look_ahead_loss, 
 from tleg_core.training.loop import Wish
 from tleg_core.training.network import Network
 from tleg_core.training.observer import Silent
-from tleg_core.training.pixels import MemoryPixels
+from tleg_core.training.pixels import Draws, MemoryPixels
 from tleg_core.training_config import Augmentation, Precision, TrainingConfig
 from tleg_core.vit import VitConfig, timm_architecture, timm_model_args
 
@@ -205,6 +206,7 @@ def measured(data: ImageSet, folder: Path, **options: Any) -> TransferEvidence:
         MemoryPixels(data, CPU),
         options.pop("transfer", TRANSFER),
         TRAINING,
+        plain=options.pop("plain", MemoryPixels(data, CPU)),
         keeper=FolderKeeper(folder, 1000),
         observer=Silent(),
         device=CPU,
@@ -231,6 +233,19 @@ def test_a_stopped_run_goes_on_to_the_same_lambdas(bars: ImageSet, tmp_path: Pat
     assert len(set(whole.table.round(4).flatten().tolist())) > 1  # something was learned
     with pytest.raises(CheckpointError, match="transfer was"):
         measured(bars, tmp_path / "stopped", resume=True, transfer=Transfer(depth=2, meta_images=8, meta_lr=1e-3))
+
+
+def test_the_fixed_batch_and_the_scores_are_of_images_as_they_are(bars: ImageSet, tmp_path: Path) -> None:
+    """8 for the look-ahead, then 20 in eights; what the pseudo-descendant is trained on are other pixels."""
+    taken: list[int] = []
+
+    class Noted(MemoryPixels):
+        def take(self, rows: Sequence[int], draws: Draws) -> Tensor:
+            taken.append(len(rows))
+            return super().take(rows, draws)
+
+    measured(bars, tmp_path, plain=Noted(bars, CPU))
+    assert taken == [8, 8, 8, 4]
 
 
 def test_the_ancestry_is_frozen() -> None:

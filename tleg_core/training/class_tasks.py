@@ -18,7 +18,7 @@ from tleg_core.errors import ConfigError
 from tleg_core.image_source import ImageSource, index_digest
 from tleg_core.training.batches import Batches
 from tleg_core.training.draws import generator_of, seed_of
-from tleg_core.training.pixels import Draws, Pixels
+from tleg_core.training.pixels import Draws, Pixels, each_draw
 from tleg_core.training_config import TrainingConfig
 
 
@@ -79,7 +79,8 @@ class TaskBatches:
     Args:
         data: All images.
         pixels: Theirs; closing them is the caller's business.
-        config: How batches are made; the orders and draws of each task are its own.
+        config: How batches are made; the orders and draws of each task are its own, but where an image has a limited number of
+            views.
         preprocessing: How the network's input is normalised.
         device: Where they are wanted.
     """
@@ -87,21 +88,23 @@ class TaskBatches:
     def __init__(
         self, data: ImageSource, pixels: Pixels, config: TrainingConfig, preprocessing: Preprocessing, device: torch.device
     ) -> None:
-        self._data, self._pixels, self._config = data, _Lent(pixels), config
+        self._data, self._pixels, self._config = data, pixels, config
         self._preprocessing, self._device = preprocessing, device
         self._digest = data.digest().encode()
 
     def of(self, task: ClassTask) -> Batches:
         """Return a task's batches, images in 0..1; raises `ConfigError` where it has fewer images than a batch."""
         names = [self._data.class_names[index] for index in task.classes]
+        augmentation = self._config.augmentation
+        draws = self._config.epochs * augmentation.repeats if augmentation.views is None else 0
         return Batches(
-            self._pixels,
+            _Lent(self._pixels, task.number * draws),
             torch.from_numpy(task.rows),
             torch.from_numpy(task.labels),
             num_classes=len(task.classes),
             batch_size=self._config.batch_size,
             seed=seed_of(self._config.seed, "task", task.number),
-            augmentation=self._config.augmentation,
+            augmentation=augmentation,
             device=self._device,
             digest=index_digest(names, self._digest, task.rows),
             noise=self._preprocessing,
@@ -110,18 +113,23 @@ class TaskBatches:
 
 
 class _Lent:
-    """Pixels that are not closed by whoever is done with them first, but have nothing left to make."""
+    """Pixels that are not closed by whoever is done with them first, but have nothing left to make.
 
-    def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
+    Args:
+        pixels: The ones that are lent.
+        first_draw: The number that the borrower's draw 0 has among theirs.
+    """
+
+    def __init__(self, pixels: Pixels, first_draw: int) -> None:
+        self._pixels, self._first_draw = pixels, first_draw
 
     def take(self, rows: Sequence[int], draws: Draws) -> Tensor:
         """Return the images (B, H, W, C) of `rows`."""
-        return self._pixels.take(rows, draws)
+        return self._pixels.take(rows, self._among_theirs(rows, draws))
 
     def expect(self, rows: Sequence[int], draws: Draws) -> None:
         """Pass it on."""
-        self._pixels.expect(rows, draws)
+        self._pixels.expect(rows, self._among_theirs(rows, draws))
 
     def forget(self) -> None:
         """Pass it on."""
@@ -130,3 +138,6 @@ class _Lent:
     def close(self) -> None:
         """Let go of what was expected past the task's end: it would keep the next task's batches from being made ahead."""
         self._pixels.forget()
+
+    def _among_theirs(self, rows: Sequence[int], draws: Draws) -> Draws:
+        return [self._first_draw + draw for draw in each_draw(rows, draws)]

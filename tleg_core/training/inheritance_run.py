@@ -14,7 +14,7 @@ Shape legend: K inherited layers, L layers of the ancestry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,8 @@ from tleg_core.training.layer_transfer import measure_transfer
 from tleg_core.training.loop import Wish
 from tleg_core.training.observer import Observer
 from tleg_core.training.processes import Processes
-from tleg_core.training.source_pixels import training_pixels
+from tleg_core.training.source_pixels import training_pixels, whole_pixels
+from tleg_core.training_config import Crop
 from tleg_core.vit import block_shapes, stem_shapes, tail_shapes
 
 
@@ -96,16 +97,22 @@ def choose_layers(
     if data is None:
         raise ConfigError("data", f"is needed by rule {choice.rule}")
     side = data.images.shape[1] if isinstance(data, ImageSet) else ancestry.config.img_size
+    shape = InputShape.of(side, 3, ancestry.preprocessing)
     pixels = training_pixels(
         data,
         training,
-        shape=InputShape.of(side, 3, ancestry.preprocessing),
+        shape=shape,
         preprocessing=ancestry.preprocessing,
         device=device,
         processes=Processes(),
         workers=workers,
     )
-    with closing(pixels):
+    with ExitStack() as closing_all:
+        closing_all.callback(pixels.close)
+        plain = pixels
+        if training.augmentation.crop is Crop.RANDOM_RESIZED:
+            plain = whole_pixels(data, shape, device=device, batch_size=training.batch_size)
+            closing_all.callback(plain.close)
         if config.transfer is not None:
             transfer = measure_transfer(
                 ancestry,
@@ -113,6 +120,7 @@ def choose_layers(
                 pixels,
                 config.transfer,
                 training,
+                plain=plain,
                 keeper=keeper,
                 observer=observer,
                 device=device,
@@ -129,6 +137,7 @@ def choose_layers(
                 pixels,
                 config.stability,
                 training,
+                plain=plain,
                 keeper=keeper,
                 observer=observer,
                 device=device,

@@ -77,9 +77,9 @@ class _Sequence:
     """The tasks' common circumstances, as `measure_stability` takes them."""
 
     def __init__(
-        self, ancestry: AncestryVit, pixels: Pixels, stability: Stability, training: TrainingConfig, device: torch.device
+        self, ancestry: AncestryVit, plain: Pixels, stability: Stability, training: TrainingConfig, device: torch.device
     ) -> None:
-        self._ancestry, self._pixels, self._stability = ancestry, pixels, stability
+        self._ancestry, self._plain, self._stability = ancestry, plain, stability
         self._training, self._device = training, device
         self.model = CollectiveModel(ancestry, stability, drop_path=training.drop_path, device=device)
         if training.grad_checkpointing:
@@ -137,7 +137,7 @@ class _Sequence:
             return
         generator = generator_of(self._training.seed, "fisher", task.number)
         chosen = torch.randperm(len(task.rows), generator=generator)[: self._stability.fisher_images]
-        images = to_unit(self._pixels.take(task.rows[chosen.numpy()].tolist(), 0))
+        images = to_unit(self._plain.take(task.rows[chosen.numpy()].tolist(), 0))
         self.model.hold_task(self._input(images), generator)
 
     def _input(self, images: Tensor) -> Tensor:
@@ -161,6 +161,7 @@ def measure_stability(
     stability: Stability,
     training: TrainingConfig,
     *,
+    plain: Pixels,
     keeper: Keeper,
     observer: Observer,
     device: torch.device,
@@ -172,9 +173,10 @@ def measure_stability(
     Args:
         ancestry: What is looked at; stays as it is.
         data: The images and classes that tasks are made of.
-        pixels: Those of `data`.
+        pixels: Those of `data`, as tasks are trained on them.
         stability: The tasks.
         training: How each is trained, and the seed of all draws.
+        plain: The pixels of `data` whose images no draw changes.
         keeper: Keeps the checkpoint.
         observer: Is told how it goes; epochs and updates are counted through all tasks.
         device: Where it computes.
@@ -192,7 +194,7 @@ def measure_stability(
     steps = [_steps(task, training) for task in tasks]
     _check(ancestry, stability, tasks, steps, training)
     all_batches = TaskBatches(data, pixels, training, ancestry.preprocessing, device)
-    sequence = _Sequence(ancestry, pixels, stability, training, device)
+    sequence = _Sequence(ancestry, plain, stability, training, device)
     model = sequence.model
     first = _task_of(keeper, len(tasks)) if resume else 0
     for task in tasks[first:]:

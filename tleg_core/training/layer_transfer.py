@@ -211,6 +211,7 @@ def measure_transfer(
     transfer: Transfer,
     training: TrainingConfig,
     *,
+    plain: Pixels,
     keeper: Keeper,
     observer: Observer,
     device: torch.device,
@@ -222,9 +223,10 @@ def measure_transfer(
     Args:
         ancestry: What is looked at; frozen.
         data: The images, of any classes.
-        pixels: Those of `data`.
+        pixels: Those of `data`, as the pseudo-descendant is trained on them.
         transfer: The settings.
         training: How the pseudo-descendant is trained, and the seed of all draws.
+        plain: The pixels of `data` whose images no draw changes: the fixed batch is of them, and the scores.
         keeper: Keeps the checkpoint.
         observer: Is told how it goes.
         device: Where it computes.
@@ -248,7 +250,7 @@ def measure_transfer(
         order = torch.randperm(len(data), generator=generator_of(training.seed, purpose))
         return order[:count].tolist()
 
-    meta_images = ready(to_unit(pixels.take(some_images("meta-batch", transfer.meta_images), 0)))
+    meta_images = ready(to_unit(plain.take(some_images("meta-batch", transfer.meta_images), 0)))
     identity: dict[str, Any] = {"ancestry": ancestry.identity, "transfer": asdict(transfer), "classes": len(data.class_names)}
     with TaskBatches(data, pixels, training, ancestry.preprocessing, device).of(whole_task(data)) as batches:
         trainer = Trainer(
@@ -268,7 +270,7 @@ def measure_transfer(
     rows = some_images("scores", transfer.score_images)
     total = torch.zeros((ancestry.depth, transfer.depth), dtype=torch.float64, device=device)
     for start in range(0, len(rows), transfer.meta_images):
-        images = ready(to_unit(pixels.take(rows[start : start + transfer.meta_images], 0)))
+        images = ready(to_unit(plain.take(rows[start : start + transfer.meta_images], 0)))
         total += model.lambdas(pooled(source(images))).double().sum(dim=0)
     return TransferEvidence(table=(total / len(rows)).cpu().numpy(), images=len(rows))
 

@@ -118,7 +118,7 @@ def test_both_signs_of_the_criterion(sign: GradientSign, expected: float) -> Non
     """A quarter of the entries is at +1, a quarter at -1, the rest at 0."""
     stability = Stability(num_tasks=1, classes_per_task=2, windows=1, threshold=0.5, sign=sign, ewc_lambda=0.0)
     model = CollectiveModel(ancestry_vit(), stability, drop_path=0.0, device=CPU)
-    model.set_threshold(torch.zeros(()))
+    model.set_threshold([])
     for parameter in model.parameters():
         values = torch.tensor([1.0, 0.0, -1.0, 0.0]).repeat(-(-parameter.numel() // 4))[: parameter.numel()]
         parameter.grad = values.view_as(parameter)
@@ -132,10 +132,20 @@ def test_the_threshold_is_the_quantile_of_the_first_gradients() -> None:
     model.begin(0, seed=0)
     images = torch.rand(4, 3, 16, 16)
     loss = functional.cross_entropy(model(images), torch.tensor([0, 1, 0, 1]))
-    model.set_threshold(loss)
+    model.set_threshold([loss])
     functional.cross_entropy(model(images), torch.tensor([0, 1, 0, 1])).backward()
     model.note_gradients(0, 0)
     assert float(model.rates[0, 0].mean()) == pytest.approx(0.5, abs=1e-3)  # all blocks have as many entries
+
+
+def test_micro_batches_change_neither_threshold_nor_rates(bars: ImageSet, tmp_path: Path) -> None:
+    """They are for the memory alone: sums in another order, and the entries that lie at the very threshold."""
+    whole = measured(ancestry_vit(), bars, tmp_path / "whole", TASKS)
+    for parts in (2, 8):
+        training = replace(TRAINING, micro_batches=parts)
+        divided = measured(ancestry_vit(), bars, tmp_path / str(parts), TASKS, training=training)
+        assert divided.threshold == pytest.approx(whole.threshold, rel=1e-4)
+        np.testing.assert_allclose(divided.rates, whole.rates, atol=2e-3)
 
 
 def test_a_task_goes_on_from_the_one_before_or_from_a_copy_of_the_ancestry() -> None:

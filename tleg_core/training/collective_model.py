@@ -7,6 +7,8 @@ Shape legend: B images, N images of a task, S tasks, W windows of a task, L laye
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -104,12 +106,19 @@ class CollectiveModel(nn.Module):
             self.rates[task, window, layer] += above / total
         self.counts[task, window] += 1
 
-    def set_threshold(self, loss: Tensor) -> None:
-        """Set the threshold: the one that is configured, or a quantile of the gradients of `loss`, a scalar."""
+    def set_threshold(self, losses: Iterable[Tensor]) -> None:
+        """Set the threshold: the one that is configured, or a quantile of the gradients of the sum of `losses`, scalars.
+
+        They are asked for one by one, each when the graph of the one before is gone.
+        """
         given = self._stability.threshold
         if given is None:
             matrices = [parameter for layer in self._matrices for _, parameter in layer]
-            entries = torch.cat([gradient.abs().flatten() for gradient in torch.autograd.grad(loss, matrices)]).float()
+            gradients = [torch.zeros_like(parameter) for parameter in matrices]
+            for loss in losses:
+                for gradient, added in zip(gradients, torch.autograd.grad(loss, matrices), strict=True):
+                    gradient.add_(added)
+            entries = torch.cat([gradient.abs().flatten() for gradient in gradients]).float()
             step = max(1, len(entries) // _QUANTILE_ENTRIES)
             given = float(entries[::step].quantile(self._stability.threshold_quantile))
         self.threshold.fill_(given)

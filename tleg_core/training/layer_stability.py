@@ -13,7 +13,7 @@ Shape legend: S tasks, W windows of a task, L layers, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -92,11 +92,9 @@ class _Sequence:
         return functional.cross_entropy(logits.float(), batch.targets), logits
 
     def calibrate(self, batches: Batches) -> None:
-        """Set the threshold by the first batch, in as many parts as it is trained in: the first of them suffices."""
+        """Set the threshold by the first batch, computed in as many parts as it is trained in."""
         self.model.eval()
-        with autocast(self._device, self._training.precision):
-            loss, _ = self.loss(batches.of(0).chunk(self._training.micro_batches)[0])
-        self.model.set_threshold(loss)
+        self.model.set_threshold(self._shares(batches.of(0)))
 
     def trainer(
         self,
@@ -139,6 +137,13 @@ class _Sequence:
         chosen = torch.randperm(len(task.rows), generator=generator)[: self._stability.fisher_images]
         images = to_unit(self._plain.take(task.rows[chosen.numpy()].tolist(), 0))
         self.model.hold_task(self._input(images), generator)
+
+    def _shares(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield what each part of a batch adds to its loss."""
+        for part in batch.chunk(self._training.micro_batches):
+            with autocast(self._device, self._training.precision):
+                loss, _ = self.loss(part)
+            yield loss * (len(part) / len(batch))
 
     def _input(self, images: Tensor) -> Tensor:
         return prepare(images, self._ancestry.config.img_size, self._ancestry.preprocessing)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from tests.training import late_stitches
 from tests.training.test_train_processes import TLEG, TORCHRUN, command, finished, started, wait_for
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
@@ -103,3 +106,19 @@ def test_two_processes_make_what_one_does(data: Path, bars: ImageSet, tmp_path: 
     for name, array in one.tensors.items():
         np.testing.assert_allclose(two.tensors[name], array, atol=2e-4, err_msg=name)  # sums in another order; AdamW divides
     assert len(two.description.accuracy) == len(one.description.accuracy) == 6
+
+
+def test_stitches_are_waited_for_however_long_their_fit_takes(tmp_path: Path) -> None:
+    """Longer than a sum over the processes is: the first one fits them alone, and all have what one process alone makes."""
+    assert late_stitches.FIT_S > late_stitches.PATIENCE_S
+    program = late_stitches.__name__
+    pools = []
+    for name, start in (("one", [sys.executable]), ("two", TORCHRUN[:-2])):
+        (tmp_path / name).mkdir()
+        finished([*start, "-m", program, str(tmp_path / name)], tmp_path)
+        pools += [load_file(path) for path in sorted((tmp_path / name).glob("?.safetensors"))]
+    assert len(pools) == 3
+    for pool in pools[1:]:
+        assert {name: array.tobytes() for name, array in pool.items()} == {
+            name: array.tobytes() for name, array in pools[0].items()
+        }

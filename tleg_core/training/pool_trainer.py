@@ -325,6 +325,7 @@ class PoolTrainer:
 
     def _share(self, model: PoolModel) -> None:
         """Give every process the first one's stitches."""
+        self._processes.told("the stitches are there")  # they may be long in coming; a sum is not waited for as long
         tensors = model.pool_tensors()
         for index in range(len(self.design.stitches)):
             names = (f"stitches.{index}.weight", f"stitches.{index}.bias")

@@ -33,7 +33,7 @@ def download(
         format: `safetensors`; or `onnx` or `torch-export`, which a worker makes where nobody asked for it before.
         progress: Called with the bytes that are there and the bytes in all.
         waiting: Called with the job of the worker, each time that it was looked at.
-        timeout_s: How long to wait for that job at most; None for ever.
+        timeout_s: How long to wait for a job at most; None for ever.
 
     Raises:
         ExportError: A worker could not make the file.

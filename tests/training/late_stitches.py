@@ -25,8 +25,8 @@ from tleg_core.training.process_group import process_group
 from tleg_core.training.processes import Processes
 from tleg_core.training.source_images import SourceImages
 
-PATIENCE_S = 2.0  # of sums over the processes
-FIT_S = 6.0
+PATIENCE_S = 4.0  # of sums over the processes
+FIT_S = 9.0
 
 CONFIG = pool_config(
     pool={"method": "sn-net"}, anchor_training={"rule": "alone", "alpha": 0.0}, joint={"alpha": 0.0, "epochs": 0}

@@ -18,6 +18,9 @@ from tleg_core.recipe import Member
 
 MAX_LIMIT = 2**63 - 1
 
+WELL_MEASURED = 1_000
+"""Images that say what a member is worth: the 95 % interval of an accuracy is then at most 3.1 points to either side."""
+
 
 class Objective(StrEnum):
     """What is best among the members that fit."""
@@ -115,8 +118,8 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
     """Return the best candidate that meets the budget.
 
     `accuracy` takes the highest measured top-1 (of equal ones the cheapest). Accuracies on different data sets do not
-    compare, so one data set decides: the one on which most of the fitting candidates were measured. Where none was measured,
-    the largest is taken and the answer says so in `objective`. `largest` takes the most parameters, then the most MACs.
+    compare, so one data set decides: the first of `measured_data_sets`. Where none was measured, the largest is taken and the
+    answer says so in `objective`. `largest` takes the most parameters, then the most MACs.
 
     Raises:
         BudgetInfeasibleError: Nothing fits; it names the binding limit and the nearest candidate.
@@ -127,7 +130,8 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
     if budget.path is not None:
         candidates = [candidate for candidate in candidates if candidate.member.path == budget.path]
         if not candidates:
-            raise ConfigError("budget.path", f"{budget.path} is no member's; `GET /learngenes/{{id}}` lists them")
+            listed = "`GET /learngenes/{id}` (`tleg learngenes show NAME`) lists them"
+            raise ConfigError("budget.path", f"{budget.path} is no member's; {listed}")
     fitting = [candidate for candidate in candidates if not budget.excess(candidate)]
     if not fitting:
         raise _infeasible(budget, candidates)
@@ -142,9 +146,16 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
 
 
 def measured_data_sets(candidates: Iterable[Candidate]) -> list[str]:
-    """Return the data sets that candidates were measured on, the one with most candidates first, equal ones by name."""
-    counts = Counter(data_set for candidate in candidates for data_set in candidate.accuracy)
-    return sorted(counts, key=lambda name: (-counts[name], name))
+    """Return the data sets that candidates were measured on, the one with most candidates first, equal ones by name.
+
+    Candidates that were measured on fewer than `WELL_MEASURED` images count where no others decide.
+    """
+    counts, well = Counter[str](), Counter[str]()
+    for candidate in candidates:
+        for data_set, measured in candidate.accuracy.items():
+            counts[data_set] += 1
+            well[data_set] += measured.images >= WELL_MEASURED
+    return sorted(counts, key=lambda name: (-well[name], -counts[name], name))
 
 
 def _infeasible(budget: Budget, candidates: Sequence[Candidate]) -> BudgetInfeasibleError:

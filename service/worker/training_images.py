@@ -31,6 +31,7 @@ from tleg_core.training_config import Crop, Precision, TrainingConfig
 
 CHANNELS = 3
 
+_SHORT = 11  # of an id's characters, where people read it
 _MEASURED_AT_ONCE = 256  # held-out images; halved where memory does not suffice
 
 LogitsOf = Callable[[Tensor], Tensor]
@@ -76,6 +77,7 @@ class TrainingImages:
         self._bench, self._preprocessing, self._wish = bench, preprocessing, wish
         self.file = file = bench.images(dataset)
         self.name = dataset.name or dataset.id
+        self._held_out_name = f"{self.name} (held out, {dataset.id[:_SHORT]})"  # no training images, and no other set so named
         self.digest = dataset.id
         self._shape = InputShape.of(img_size, CHANNELS, preprocessing)
         self.pixels = bench.pixels(dataset, file, self._shape)
@@ -140,7 +142,7 @@ class TrainingImages:
     def measured(self, member: Member, logits_of: LogitsOf) -> Measurement:
         """Classify the held-out images by a member, in float32; raises as `scores` does."""
         top1 = self.scores(logits_of, autocast=False).top1
-        return Measurement.of(member, data_set=self.name, top1=top1, images=self.num_held_out)
+        return Measurement.of(member, data_set=self._held_out_name, top1=top1, images=self.num_held_out)
 
     def _is_stopped(self) -> bool:
         """Whether to stop measuring; several processes stop between updates only, where they can agree."""

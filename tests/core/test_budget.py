@@ -61,9 +61,10 @@ def brute_force(
     if not fitting:
         return None
     if objective == "accuracy":
-        deciding, most = None, 0
+        deciding, most = None, (0, 0)
         for data_set in sorted(DATA_SETS):
-            count = len([1 for candidate in fitting if data_set in candidate.accuracy])
+            images = [candidate.accuracy[data_set].images for candidate in fitting if data_set in candidate.accuracy]
+            count = len([1 for number in images if number >= 1000]), len(images)
             if count > most:
                 deciding, most = data_set, count
         if deciding is not None:
@@ -88,7 +89,9 @@ def random_candidates(generator: random.Random) -> list[Candidate]:
             member=Member(depth=depth),
             cost=Cost(**{field: generator.randint(1, span) for field in ("params", "macs", "weights_bytes", "memory_bytes")}),
             accuracy={
-                data_set: Accuracy(top1=generator.choice([0.0, 0.5, 0.5, 0.75, generator.random()]), images=10)
+                data_set: Accuracy(
+                    top1=generator.choice([0.0, 0.5, 0.5, 0.75, generator.random()]), images=generator.choice([10, 999, 1000])
+                )
                 for data_set in DATA_SETS
                 if generator.random() < measured_share
             },
@@ -220,6 +223,20 @@ def test_accuracy_prefers_the_measured_best_to_the_largest(make_learngene: Learn
     assert below_six.candidate.member.depth == 3
     unmeasured = solve(Budget(depth=5), candidates)
     assert (unmeasured.candidate.member.depth, unmeasured.objective, unmeasured.data_set) == (5, Objective.LARGEST, None)
+
+
+def test_a_few_images_do_not_decide_for_everybody() -> None:
+    """A pool of many members that were measured on 81 images leaves the choice to what was measured on ten thousand."""
+
+    def candidate(learngene: str, depth: int, data_set: str, images: int) -> Candidate:
+        cost = Cost(params=depth, macs=depth, weights_bytes=depth, memory_bytes=depth)
+        accuracy = {data_set: Accuracy(top1=0.3, images=images)}
+        return Candidate(learngene=learngene, member=Member(depth=depth), cost=cost, accuracy=accuracy)
+
+    toys = [candidate("toy-pool", depth, "flowers", 81) for depth in range(1, 30)]
+    measured = [candidate("a-learngene", depth, "digits", 10_000) for depth in (6, 12)]
+    assert solve(Budget(), toys + measured).data_set == "digits"
+    assert solve(Budget(), toys).data_set == "flowers"
 
 
 def test_an_infeasible_budget_says_so_in_one_sentence(family: Family) -> None:

@@ -72,7 +72,7 @@ def test_a_pool_is_made_phase_by_phase_and_every_path_is_measured(engine: Engine
     assert list(measured) == list(description.pool.members)
     assert {f"top1_path_{member.path}": top1 for member, top1 in measured.items()}.items() <= finished.metrics.items()
     assert finished.metrics["top1"] == measured[Member.along(description.pool.whole(1))]
-    assert {(entry.data_set, entry.images) for entry in description.accuracy} == {("bands", 18)}
+    assert {(entry.data_set.partition(" (")[0], entry.images) for entry in description.accuracy} == {("bands", 18)}
     assert finished.weights.images == 18
 
 

@@ -78,6 +78,9 @@ def show(url: Url, name: Name, as_json: options.AsJson = False) -> None:
     _print(learngene, as_json=as_json)
 
 
+app.command("get", help="The same as `show`: what the other groups call it.")(show)
+
+
 @app.command()
 def download(
     url: Url,

@@ -180,7 +180,7 @@ def test_inspect_fits_a_terminal_with_the_longest_facts(tleg: Tleg, tmp_path: Pa
         (),
         *((name,) for name in ("serve", "worker", "demo", "learngenes", "models", "datasets", "fine-tunes", "budget")),
         ("publish",),
-        *(("learngenes", name) for name in ("list", "show", "download", "delete")),
+        *(("learngenes", name) for name in ("list", "show", "get", "download", "delete")),
         *((name,) for name in ("expand", "inspect", "import", "train", "evaluate", "ancestry")),
         *(("models", name) for name in ("create", "list", "get", "download")),
         *(("datasets", name) for name in ("upload", "list", "get", "delete")),

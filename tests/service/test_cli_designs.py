@@ -145,7 +145,9 @@ def test_expand_says_what_is_wrong_with_a_member(
 def test_a_wrong_path_in_a_budget_names_the_option(online: Tleg) -> None:
     """Before a server is asked, where its form is wrong; by the server, where there is no such member."""
     assert_one_line_error(online("models", "create", "--path", "x"), "--path", "must be like")
-    assert_one_line_error(online("models", "create", "--path", "0.0-9"), "budget.path", "no member's")
+    assert_one_line_error(
+        online("models", "create", "--path", "0.0-9"), "budget.path", "no member's", "`tleg learngenes show NAME`"
+    )
     assert_one_line_error(online("fine-tunes", "create", "--dataset", "ds-1", "--path", "x"), "path", "must be like")
 
 

@@ -37,6 +37,7 @@ def test_a_learngene_is_published_shown_listed_downloaded_and_deleted(online: Tl
         assert text in published.out
     shown = online("learngenes", "show", "newcomer")
     assert shown.out == published.out
+    assert online("learngenes", "get", "newcomer").out == shown.out
     listed = online("learngenes", "list")
     assert_fits(listed.out)
     assert re.search(r"newcomer +tleg +1-9 +\S+ +75.00 % +published", listed.out)

@@ -63,7 +63,8 @@ class _Display:
                 self._show_status(facts)
             case "epoch":
                 self._latest["epoch"] = facts["epoch"]
-                self._say(f"epoch {facts['epoch']}/{self._epochs}  {measured(self._metrics)}{self._rate()}")
+                found = f"{_measured(self._metrics)}{_by_member(self._metrics)}"
+                self._say(f"epoch {facts['epoch']}/{self._epochs}  {found}{self._rate()}")
             case "log":
                 self._say(str(facts["message"]), always=True)
         self._draw()
@@ -92,8 +93,8 @@ class _Display:
 
     def _draw(self) -> None:
         steps, step = self._latest["steps"], self._latest["step"]
-        epoch = f"{self._latest['epoch']}/{self._epochs} epochs done"
-        facts = "  ".join(part for part in (epoch, measured(self._metrics), self._rate().strip(), self._left()) if part)
+        epoch = f"{self._latest['epoch']}/{self._epochs} epochs"
+        facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
         self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
 
     def _rate(self) -> str:
@@ -120,15 +121,19 @@ class _Display:
         self._bar.__exit__(kind, error, trace)
 
 
-def measured(metrics: dict[str, float]) -> str:
-    """Return the training loss, and the accuracy on the held-out images; of a learngene at several depths or along paths."""
+def _measured(metrics: dict[str, float]) -> str:
+    """Return the training loss, and the accuracy on the held-out images: what has room beside a bar."""
     parts = [f"loss {metrics['train_loss']:.3f}"] if "train_loss" in metrics else []
     parts += [f"top-1 {percent(metrics['top1'])}"] if "top1" in metrics else []
-    depths = sorted((int(match[1]), value) for name, value in metrics.items() if (match := AT_DEPTH.fullmatch(name)))
-    parts += [f"depth {depth} {percent(value)}" for depth, value in _some(depths)]
-    paths = [(match[1], value) for name, value in metrics.items() if (match := ALONG_PATH.fullmatch(name))]
-    parts += [f"path {path} {percent(value)}" for path, value in _some(paths)]
     return "  ".join(parts)
+
+
+def _by_member(metrics: dict[str, float]) -> str:
+    """Return a learngene's accuracy at several depths or along paths, for the end of a line."""
+    depths = sorted((int(match[1]), value) for name, value in metrics.items() if (match := AT_DEPTH.fullmatch(name)))
+    parts = [f"  depth {depth} {percent(value)}" for depth, value in _some(depths)]
+    paths = [(match[1], value) for name, value in metrics.items() if (match := ALONG_PATH.fullmatch(name))]
+    return "".join(parts + [f"  path {path} {percent(value)}" for path, value in _some(paths)])
 
 
 def _some(entries: list[EntryT]) -> list[EntryT]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 import httpx
 import pytest
+from rich.console import Console
 
+from service.api.schemas.jobs import EventResource
+from service.api.schemas.trainings import TrainingResource
+from service.cli import job_watch
 from service.client import AsyncClient, Client, TrainingBody, TrainingError
 from service.domain.job import JobError
 from service.storage.embedded_redis import running_url
@@ -123,6 +129,27 @@ def test_watching_says_the_accuracy_of_each_depth(online: Tleg, server: ServerPr
     events = [json.loads(line) for line in online("trainings", "watch", job_id, "--json").out.splitlines()]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert "depth 1 10.00 %, depth 2 20.00 %, depth 3 50.00 %" in online("trainings", "get", job_id).out.replace("\n", " ")
+
+
+def test_the_bar_the_rate_and_the_time_left_stay_beside_many_members(
+    online: Tleg, dataset: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal of 80 columns; the members' numbers do not stand there."""
+    job_id = online("trainings", "create", "--name", name, "--dataset", dataset, *SETS, "--json").json["id"]
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    monkeypatch.setattr(job_watch, "out", terminal)
+    members = {f"top1_depth_{depth}": 0.25 for depth in range(1, 12)} | {"top1_path_0.0-5": 0.25}
+    measured = {"epoch": 1, "metrics": {"train_loss": 2.0, "top1": 0.5, **members}}
+    job = TrainingResource.model_validate(online("trainings", "get", job_id, "--json").json)
+    batch_size = job.config["training"]["batch_size"]
+    running = {"status": "running"}
+    taken = {"step": 3600, "steps": 7200, "images_per_s": float(batch_size)}
+    with job_watch._Display(job, quiet=False) as display:  # a real job's events come too fast to be seen
+        for kind, facts in (("status", running), ("epoch", measured), ("progress", taken)):
+            display.show(EventResource(seq=1, at=datetime.now(UTC), kind=kind, facts=facts))
+    assert isinstance(terminal.file, io.StringIO)
+    line = next(line for line in reversed(terminal.file.getvalue().splitlines()) if "running" in line)
+    assert re.search(rf"running ━{{6,}}[╸ ]* 1/2 epochs  loss 2\.000  top-1 50\.00 %  {batch_size} img/s  1:00:00", line), line
 
 
 def test_a_pool_is_created_from_a_recipe_or_a_file_and_watched_by_path(

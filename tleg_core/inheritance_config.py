@@ -145,6 +145,13 @@ class Stability:
             if self.ewc_lambda:
                 raise ConfigError("ewc_lambda", "must be 0 where each task starts from the ancestry: nothing can be forgotten")
 
+    def lacking_updates(self, updates: int, whose: str) -> str:
+        """Return the words for fewer updates than windows, and what to do; `whose` is such as `task 0 has`."""
+        return (
+            f"{self.windows} is more than the {updates} update{'' if updates == 1 else 's'} that {whose}: take a smaller "
+            "training.batch_size, more training.epochs, fewer stability.windows or more images"
+        )
+
 
 class MatchCriterion(StrEnum):
     """How far two features are from each other: the mean over tokens and channels."""

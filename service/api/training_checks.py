@@ -221,9 +221,7 @@ def _check_tasks(config: InheritanceConfig, depth: int, known: Circumstances) ->
         raise ConfigError(place, f"{training.batch_size} is more than the {fewest} images that a task may have")
     updates = fewest // training.batch_size * training.epochs
     if tasks.windows > updates:
-        raise ConfigError(
-            "config.stability.windows", f"{tasks.windows} is more than the {updates} updates that a task may have"
-        )
+        raise ConfigError("config.stability.windows", tasks.lacking_updates(updates, "a task may have"))
     numbers = (tasks.num_tasks + tasks.windows) * depth + tasks.num_tasks * tasks.classes_per_task
     if numbers > _MAX_EVIDENCE:
         place = "config.stability.num_tasks"

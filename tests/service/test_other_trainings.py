@@ -188,7 +188,9 @@ def test_a_teacher_that_does_not_fit_is_refused(client: TestClient) -> None:
     large = STABILITY | {"training": {"batch_size": 241}}
     assert refused(client, large, teacher=teacher)[0] == "config.training.batch_size"
     windows = STABILITY | {"training": {"batch_size": 240, "epochs": 1}}
-    assert refused(client, windows, teacher=teacher)[0] == "config.stability.windows"
+    place, reason = refused(client, windows, teacher=teacher)
+    assert place == "config.stability.windows"
+    assert "is more than the 1 update that a task may have: take a smaller training.batch_size" in reason
     assert refused(client, STABILITY, teacher=teacher, dataset=PETALS.id)[0] == "teacher"
 
 

@@ -241,9 +241,7 @@ def _check(
                 "training.batch_size", f"{training.batch_size} is more than the {len(task.rows)} images of task {task.number}"
             )
         if count < stability.windows:
-            raise ConfigError(
-                "stability.windows", f"{stability.windows} is more than the {count} updates of task {task.number}"
-            )
+            raise ConfigError("stability.windows", stability.lacking_updates(count, f"task {task.number} has"))
     numbers = (stability.num_tasks + stability.windows) * ancestry.depth + stability.num_tasks * stability.classes_per_task
     if numbers > MAX_EVIDENCE:
         raise ConfigError("stability.num_tasks", f"gives {numbers:,} numbers of evidence, more than {MAX_EVIDENCE:,}")

@@ -76,7 +76,7 @@ def evaluate(
     with _bar(len(chosen) * sum(len(images) for images in sets)) as progress:
         for images in sets:
             progress.update(progress.task_ids[0], description=printable(images.name))
-            measured += _measure(
+            measured += measure_members(
                 gene,
                 images,
                 chosen,
@@ -127,8 +127,8 @@ def _members(gene: Learngene, depths: str | None, paths: str | None) -> list[Mem
     return members
 
 
-def _measure(gene: Learngene, images: ImageSource, members: Sequence[Member], **options: Any) -> Iterator[Measurement]:
-    """Yield the accuracy of each member."""
+def measure_members(gene: Learngene, images: ImageSource, members: Sequence[Member], **options: Any) -> Iterator[Measurement]:
+    """Yield the accuracy of each member, whatever the design; the options are `measure_depths`'s."""
     if isinstance(gene.description.design, Pool):
         from tleg_core.training.path_accuracy import measure_paths
 

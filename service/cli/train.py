@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from service.cli.evaluate import measure_members
 from service.cli.recipe_changes import configured
 from service.cli.training_options import (
     TEST_HELP,
@@ -24,8 +25,6 @@ from service.cli.training_options import (
     resolve_device,
     run_folder,
 )
-from tleg_core.description import Measurement
-from tleg_core.designs.pool import Pool
 from tleg_core.errors import ConfigError
 from tleg_core.image_source import ImageSource
 from tleg_core.images import read_images
@@ -162,7 +161,10 @@ def train(
                 return
             learngene.write(out)
             if test_images is not None:
-                learngene = learngene.with_description(accuracy=run.measured(learngene))
+                members = learngene.description.design.members
+                progressed = journal.measuring(len(members) * len(test_images))
+                measured = measure_members(learngene, test_images, members, device=where, progressed=progressed)
+                learngene = learngene.with_description(accuracy=tuple(measured))
                 learngene.write(out)
                 for entry in learngene.description.accuracy:
                     journal.measured(entry)
@@ -208,20 +210,6 @@ class _Run:
         from tleg_core.training.learngene_run import train_learngene
 
         return train_learngene(self.name, config, teacher, self.images, **rest)
-
-    def measured(self, learngene: Learngene) -> tuple[Measurement, ...]:
-        """Return the accuracy of every member on the test images."""
-        if self.test_images is None:
-            return ()
-        design = learngene.description.design
-        if isinstance(design, Pool):
-            from tleg_core.training.path_accuracy import measure_paths
-
-            return tuple(measure_paths(learngene, self.test_images, device=self.device))
-        from tleg_core.training.evaluate import measure_depths
-
-        depths = [member.depth for member in design.members]
-        return tuple(measure_depths(learngene, self.test_images, depths=depths, device=self.device))
 
 
 def _side(config: AnyConfig, teacher: Teacher | None) -> int:

@@ -57,6 +57,7 @@ def workshop(bars: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--size", "test", "--num-heads", 4, "--img-size", 16, "--patch-size", 8, "--depth", 4, "--flip", 0, *data),
     )
     assert trained.exit_code == 0, trained.output
+    (root / "output.txt").write_text(trained.output)
     return root
 
 
@@ -71,6 +72,12 @@ def test_training_writes_a_learngene_with_its_accuracy_at_every_depth(workshop: 
     ]
     assert "test_efficientnet" in description.provenance.ancestry
     assert description.provenance.command.startswith("tleg train --ancestry ")
+
+
+def test_measuring_the_members_has_a_bar_of_its_own(workshop: Path) -> None:
+    """By images: each of the twelve depths sees all thirty."""
+    (line,) = [line for line in (workshop / "output.txt").read_text().splitlines() if line.startswith("measuring")]
+    assert " 360/360 " in line
 
 
 def test_the_journal_holds_the_run(workshop: Path) -> None:

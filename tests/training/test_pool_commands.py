@@ -56,6 +56,8 @@ def workshop(bars: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", root / "pool.safetensors", "--device", "cpu"),
     )
     assert result.exit_code == 0, result.output
+    (measuring,) = [line for line in result.output.splitlines() if line.startswith("measuring")]
+    assert " 180/180 " in measuring  # thirty images along each of six paths
     return root
 
 

@@ -121,6 +121,11 @@ class Journal:
         if self._plots and time.monotonic() - self._plot_s >= _PLOTS_S:
             self._draw()
 
+    def measuring(self, images: int) -> Callable[[int], None]:
+        """Show a bar of the images to classify after the run; return what is told how many more were."""
+        task = self._progress.add_task("measuring", total=images, state="")
+        return lambda count: self._progress.advance(task, count)
+
     def measured(self, entry: Measurement) -> None:
         """Write a line for the accuracy of one member of the result."""
         path = None if entry.path is None else str(entry.path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -12,6 +15,7 @@ from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, transfer_bar
 from service.cli.models import Url
 from service.client import Client
+from tleg_core.learngene import Learngene
 
 app = typer.Typer(help="List, show, download and delete the learngenes of a server; without a command, list them.")
 
@@ -23,6 +27,9 @@ _PAGE = 100
 def publish(
     url: Url,
     file: Annotated[Path, typer.Argument(help="A learngene's file, as `tleg train` writes it.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(help="Publish it under this name instead of the file's own; the file stays as it is.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place of other weights that are published under its name.")
     ] = False,
@@ -30,10 +37,10 @@ def publish(
 ) -> None:
     """Publish a learngene on a server, which checks it and serves it at once, without a restart.
 
-    Its name is the one in the file. The same file again changes nothing;
+    Its name is the one in the file, or --name. The same file again changes nothing;
     one of the same weights with more measured accuracy takes its place.
     """
-    with Client(url) as client, transfer_bar(file.name or str(file)) as bar:
+    with _named(file, name) as sent_file, Client(url) as client, transfer_bar(file.name or str(file)) as bar:
         task = bar.task_ids[0]
 
         def show_progress(sent: int, size: int) -> None:
@@ -41,7 +48,7 @@ def publish(
             if sent == size:
                 bar.update(task, description="the server checks the learngene")
 
-        learngene = client.publish_learngene(file, replace=replace, progress=show_progress)
+        learngene = client.publish_learngene(sent_file, replace=replace, progress=show_progress)
     _print(learngene, as_json=as_json)
 
 
@@ -103,6 +110,19 @@ def delete(url: Url, name: Name) -> None:
     with Client(url) as client:
         client.delete_learngene(name)
     err.print(f"{name} is deleted", soft_wrap=True)
+
+
+@contextmanager
+def _named(file: Path, name: str | None) -> Iterator[Path]:
+    """Give the file, or where a name is given a copy that bears it: the same weights, so the same digest."""
+    if name is None:
+        yield file
+        return
+    renamed = Learngene.open(file).with_description(name=name)
+    with TemporaryDirectory(prefix="tleg-publish-") as folder:
+        copy = Path(folder) / f"{name}.safetensors"
+        renamed.write(copy)
+        yield copy
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -88,7 +88,7 @@ class LearngeneTakenError(ServiceError):
     @classmethod
     def by_own(cls, name: str) -> LearngeneTakenError:
         """Return the error of a name that one of the server's own files has."""
-        return cls(f"learngene {name} is one of the server's own files; publish under another name")
+        return cls(f"learngene {name} is one of the server's own files; publish under another name (--name)")
 
 
 class LearngeneFixedError(ServiceError):

@@ -52,6 +52,20 @@ def test_a_learngene_is_published_shown_listed_downloaded_and_deleted(online: Tl
     assert_one_line_error(online("learngenes", "delete", "newcomer"), "there is no learngene 'newcomer'")
 
 
+def test_a_learngene_is_published_under_another_name(online: Tleg, newcomer: Path) -> None:
+    """Where its own is taken: the same weights, the file as it was, and a name that cannot be one is refused first."""
+    taken = newcomer.with_name("taken.safetensors")
+    Learngene.open(newcomer).with_description(name="tiny-tleg").write(taken)
+    before = taken.read_bytes()
+    assert_one_line_error(online("publish", taken, "--name", "No Name"), "name: must be 2 to 63 lower-case letters")
+    published = online("publish", taken, "--name", "newcomer", "--json")
+    assert published.code == 0, published
+    assert (published.json["id"], published.json["digest"]) == ("newcomer", Learngene.open(taken).digest)
+    assert taken.read_bytes() == before
+    assert sorted(path.name for path in newcomer.parent.iterdir()) == ["newcomer.safetensors", "taken.safetensors"]
+    assert_one_line_error(online("publish", newcomer.with_name("nothing"), "--name", "x-1"), "nothing", "No such file")
+
+
 def test_pages_of_learngenes_say_how_to_go_on(online: Tleg) -> None:
     """One a page; the line on the error stream names the last."""
     first = online("learngenes", "list", "--limit", 1)
@@ -71,7 +85,7 @@ def test_what_is_refused_is_one_line(online: Tleg, newcomer: Path, tmp_path: Pat
     assert_one_line_error(online("publish", cut), "bytes of data where its header describes")
     taken = tmp_path / "taken.safetensors"
     tiny.learngene("other").with_description(name="tiny-tleg").write(taken)
-    assert_one_line_error(online("publish", taken, "--replace"), "server's own files")
+    assert_one_line_error(online("publish", taken, "--replace"), "server's own files", "under another name (--name)")
     assert_one_line_error(online("publish", learngene_files[0]), "server's own files")
     assert_one_line_error(online("learngenes", "delete", "tiny-tleg"), "server's own files")
     assert online("publish", newcomer).code == 0

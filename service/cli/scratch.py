@@ -20,7 +20,7 @@ from tleg_core.vit import VIT_SIZES, VitConfig
 
 def scratch(
     *,
-    out: Annotated[Path, typer.Option("--out", help="The learngene file to write: some hundred bytes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The learngene file to write: some hundred bytes.")],
     like: Annotated[
         str | None,
         typer.Option(help="A learngene's file or a shipped one's name: the same networks, of a pool its widest; or say them."),
@@ -35,7 +35,11 @@ def scratch(
 ) -> None:
     """Write a learngene of which everything is drawn: networks from scratch, asked for by --method scratch.
 
-    The same seed gives the same weights on any machine. It is what the others are compared with.
+    The same seed gives the same weights on any machine. It is what the others are compared with. For example:
+
+    tleg scratch --like tleg-ti-cifar10 --image-size 64 -o my-baseline.safetensors
+
+    A server takes it where its networks are not those of a baseline that ships: depths alone make no other one.
     """
     if (like is None) == (size is None):
         raise ConfigError("--like", "or --size says which networks: give one of them")

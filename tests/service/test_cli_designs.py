@@ -11,6 +11,7 @@ import pytest
 
 from service.cli.console import compact
 from service.client import Client
+from service.storage.learngene_registry import shipped_paths
 from tests.service import tiny
 from tests.service.commands import Tleg, assert_fits, assert_one_line_error
 from tests.service.server import ServerProcess
@@ -179,6 +180,17 @@ def test_scratch_writes_a_learngene_of_a_named_size(tleg: Tleg, tmp_path: Path) 
     assert_one_line_error(tleg("scratch", "--out", out), "--like")
     assert_one_line_error(tleg("scratch", "--out", out, "--size", "tiny", "--like", out), "--like")
     assert_one_line_error(tleg("scratch", "--out", out, "--size", "tiny", "--patch-size", 5), "patch_size")
+
+
+def test_the_example_of_scratch_makes_what_no_server_has(tleg: Tleg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line in the help can be typed as it stands; its networks are not those of a shipped baseline."""
+    monkeypatch.chdir(tmp_path)
+    example = re.search(r"^ tleg (scratch .*\.safetensors) *$", tleg("scratch", "--help").out, re.MULTILINE)
+    assert example is not None
+    outcome = tleg(*example[1].split())
+    assert outcome.code == 0, outcome
+    digests = {Learngene.open(path).digest for path in shipped_paths()}
+    assert Learngene.open(tmp_path / "my-baseline.safetensors").digest not in digests
 
 
 def test_a_fresh_installation_has_baselines(tleg: Tleg) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from service.api.schemas.exports import ExportResource
-from service.api.schemas.models import FineTuningResource, ModelResource
+from service.api.schemas.models import CreatedModel, FineTuningResource, ModelResource
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_json, print_table, printable, transfer_bar
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, printable, transfer_bar
 from service.client import Client
 from service.domain.export import ExportFormat, WeightsFormat
 from service.settings import ClientSettings
@@ -77,7 +77,7 @@ def create(
         if as_json:
             print_json(model.model_dump(mode="json"))
         else:
-            _print_costs(model)
+            print_facts(_created_facts(model))
         if output is not None and not dry_run:
             download_weights(client, model.id, output)
 
@@ -147,9 +147,21 @@ def download(
             _download_export(client, model_id, output, weights_format.export)
 
 
-def _print_costs(model: ModelResource) -> None:
-    numbers = (str(model.member.depth), compact(model.params), compact(model.macs), f"{compact(model.size_bytes)}B")
-    print_table(("id", "depth", "params", "MACs", "size", "learngene"), [(model.id, *numbers, _family(model))], folds=5)
+def _created_facts(model: CreatedModel) -> list[tuple[str, str]]:
+    """Return what one got, and why it was that."""
+    accuracy = ", ".join(f"{percent(entry.top1)} on {data_set}" for data_set, entry in model.accuracy.items())
+    decided = model.selected_by.data_set
+    return [
+        ("id", model.id),
+        ("learngene", f"{model.learngene} ({model.method})"),
+        ("depth", str(model.member.depth)),
+        *([] if model.member.path is None else [("path", model.member.path)]),
+        ("params", compact(model.params)),
+        ("MACs", compact(model.macs)),
+        ("size", f"{compact(model.size_bytes)}B"),
+        *([("top-1", accuracy)] if accuracy else []),
+        ("selected by", "size: the largest that fits" if decided is None else f"top-1 on {decided}: the highest that fits"),
+    ]
 
 
 def _family(model: ModelResource) -> str:

@@ -52,6 +52,19 @@ def test_a_model_is_created_shown_and_listed(online: Tleg, http: httpx.Client) -
     assert_fits(table.out)
 
 
+def test_what_was_created_says_its_accuracy_and_what_decided(online: Tleg) -> None:
+    """The accuracy is of a member with its own head; where none was measured, size decided. No name is broken."""
+    measured = online("models", "create", "--learngene", "tiny-tleg", "--depth", 6)
+    assert_fits(measured.out)
+    assert re.search(r"^learngene +tiny-tleg \(tleg\) *$", measured.out, re.MULTILINE)
+    assert re.search(r"^top-1 +68\.00 % on shapes *$", measured.out, re.MULTILINE)
+    assert re.search(r"^selected by +top-1 on shapes: the highest that fits *$", measured.out, re.MULTILINE)
+    assert "68.00 %" not in online("models", "create", "--learngene", "tiny-tleg", "--depth", 6, "--num-classes", 4).out
+    other = online("models", "create", "--learngene", "tiny-stagewise", "--depth", 6, "--dry-run").out
+    assert "top-1" not in other
+    assert re.search(r"^selected by +size: the largest that fits *$", other, re.MULTILINE)
+
+
 def test_models_list_says_how_to_go_on(online: Tleg, http: httpx.Client) -> None:
     """The hint is a cursor that works."""
     for depth in (1, 2):

@@ -86,6 +86,8 @@ def budget(
     )
     request = body.to_domain()
     catalogue = _catalogue(files)
+    if learngene is not None and learngene not in catalogue and Path(learngene).is_file():
+        raise ConfigError("--learngene", f"{learngene} is a file; give a file by --learngene-file")
     chosen = catalogue.resolve(request).choice
     candidates = catalogue.candidates(request)
     rows = [(candidate, request.budget.allows(candidate), candidate == chosen.candidate) for candidate in candidates]

@@ -155,6 +155,14 @@ def test_budget_shows_every_member_and_the_chosen_one(tleg: Tleg, learngene_file
     assert f"d{chosen['member']['depth']}, the most accurate on shapes that fits" in table.err
 
 
+def test_budget_says_which_option_takes_a_file(tleg: Tleg, learngene_files: list[Path]) -> None:
+    """Where one stands for the name; with that option it is found."""
+    file, *others = learngene_files
+    arguments = ("budget", "--learngene-file", others[0], "--depth", 3)
+    assert_one_line_error(tleg(*arguments, "--learngene", file), str(file), "give a file by --learngene-file")
+    assert tleg(*arguments, "--learngene-file", file, "--learngene", file.stem).code == 0
+
+
 def test_inspect_shows_what_a_learngene_says_of_itself(tleg: Tleg, learngene_files: list[Path]) -> None:
     """As a table, and as the description in the file."""
     opened = Learngene.open(learngene_files[0])

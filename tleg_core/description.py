@@ -86,6 +86,7 @@ class Provenance:
     command: str
     version: str
     licence: str
+    """Empty where none is stated."""
     notes: str = ""
 
 

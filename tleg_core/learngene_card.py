@@ -15,7 +15,7 @@ from tleg_core.designs.pool import Pool
 from tleg_core.designs.scratch import Scratch
 from tleg_core.family import Family, Variation
 from tleg_core.interval import wilson
-from tleg_core.markdown import code_block, licence_tag, listed, plain, table
+from tleg_core.markdown import code_block, licence_line, listed, plain, stated_licence, table
 from tleg_core.recipe import Member
 from tleg_core.schedule import Inherited
 
@@ -34,8 +34,7 @@ def card(family: Family) -> str:
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
-license: {licence_tag(provenance.licence)}
-tags: [image-classification, timm, learngene]
+{licence_line(provenance.licence)}tags: [image-classification, timm, learngene]
 {_model_index(description.name, shown, data_sets)}---
 
 # {description.name}
@@ -61,7 +60,7 @@ tags: [image-classification, timm, learngene]
 | data | {plain(provenance.data_set)} |
 | ancestry model | {plain(provenance.ancestry)} |
 | training | {plain(provenance.notes)} |
-{_auxiliary(description)}| licence | {plain(provenance.licence)} |
+{_auxiliary(description)}| licence | {plain(stated_licence(provenance.licence))} |
 | made with | tleg {plain(provenance.version)} |
 | digest | `{learngene.digest}` |
 

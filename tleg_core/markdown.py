@@ -11,9 +11,14 @@ _MARKDOWN = re.compile(r"([\[\]!*_~#\\])")
 _SHOWN_NAMES = 100
 
 
-def licence_tag(licence: str) -> str:
-    """Return the Hub's name of a licence."""
-    return _LICENCE_TAGS.get(licence, "other")
+def licence_line(licence: str) -> str:
+    """Return the line of a card's head with the Hub's name of a licence; the Hub takes a head without, where none is stated."""
+    return f"license: {_LICENCE_TAGS.get(licence, 'other')}\n" if licence else ""
+
+
+def stated_licence(licence: str) -> str:
+    """Return a licence in words: a learngene's may be empty."""
+    return licence or "not stated"
 
 
 def table_cell(text: str) -> str:

@@ -14,7 +14,7 @@ from service.api.learning_curve import CurvePoint
 from service.api.stitched_section import stitched_section, timm_import
 from service.domain.model import FineTuning, Model
 from tleg_core.canonical import canonical_json
-from tleg_core.markdown import licence_tag, plain, table_cell
+from tleg_core.markdown import licence_line, plain, stated_licence, table_cell
 
 _SHOWN_CLASSES = 100
 _BARS = "▁▂▃▄▅▆▇█"
@@ -38,8 +38,7 @@ def fine_tuned_card(repo_id: str, model: Model, tuning: FineTuning, curve: Seque
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
-license: {licence_tag(tuning.licence)}
-base_model: {namespace}/{tuning.parent}
+{licence_line(tuning.licence)}base_model: {namespace}/{tuning.parent}
 tags: [image-classification, timm, learngene, fine-tuned]
 {_model_index(repo_id, model, tuning)}---
 
@@ -94,7 +93,7 @@ Labels, in order: {_labels(tuning.class_names)}.
 | learngene | `{model.learngene}`, digest `{model.recipe.learngene}` |
 | network | `{canonical_json(model.recipe.to_json()).decode()}` |
 | job | `{tuning.job}` |
-| licence | {table_cell(tuning.licence)} (the base's; that of the images is for their owner to say) |
+| licence | {table_cell(stated_licence(tuning.licence))} (the base's; that of the images is for their owner to say) |
 | sha256 of the weights | `{tuning.weights_sha256}` |
 """
 

@@ -9,7 +9,7 @@ from tleg_core.description import Description
 from tleg_core.designs.basis import Basis
 from tleg_core.designs.pool import Pool
 from tleg_core.designs.scratch import Scratch
-from tleg_core.markdown import licence_tag, table_cell
+from tleg_core.markdown import licence_line, stated_licence, table_cell
 from tleg_core.path import Path
 from tleg_core.schedule import Inherited
 
@@ -31,8 +31,7 @@ Measured without any fine-tuning, with the learngene's own head and image size:
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
-license: {licence_tag(provenance.licence)}
-tags: [image-classification, timm, learngene]
+{licence_line(provenance.licence)}tags: [image-classification, timm, learngene]
 ---
 
 # {repo_id}
@@ -52,7 +51,7 @@ model = timm.create_model("hf-hub:{repo_id}", pretrained=True)
 |---|---|
 | data set | {table_cell(provenance.data_set)} |
 | ancestry model | {table_cell(provenance.ancestry)} |
-| licence | {table_cell(provenance.licence)} |
+| licence | {table_cell(stated_licence(provenance.licence))} |
 | learngene digest | `{model.recipe.learngene}` |
 | recipe | `{canonical_json(model.recipe.to_json()).decode()}` |
 """

@@ -33,9 +33,10 @@ def timm_config(model: Model, usage: Usage) -> dict[str, Any]:
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            "license": usage.licence,
         },
     }
+    if usage.licence:
+        value["pretrained_cfg"]["license"] = usage.licence
     if usage.class_names:
         value["label_names"] = list(usage.class_names)
     return value

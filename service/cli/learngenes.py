@@ -16,6 +16,7 @@ from service.cli.console import compact, err, out, percent, print_facts, print_j
 from service.cli.models import Url
 from service.client import Client
 from tleg_core.learngene import Learngene
+from tleg_core.markdown import stated_licence
 
 app = typer.Typer(help="List, show, download and delete the learngenes of a server; without a command, list them.")
 
@@ -172,7 +173,7 @@ def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
             ("sha256", learngene.sha256),
             ("data", provenance.data_set),
             ("ancestry", provenance.ancestry),
-            ("licence", provenance.licence),
+            ("licence", stated_licence(provenance.licence)),
         ]
     )
     out.print()

@@ -22,6 +22,7 @@ from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.learngene import Learngene
+from tleg_core.markdown import stated_licence
 from tleg_core.path import Path as PoolPath
 from tleg_core.recipe import Member
 
@@ -140,7 +141,7 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
         ("ancestry", provenance.ancestry),
         ("command", provenance.command),
         ("version", provenance.version),
-        ("licence", provenance.licence),
+        ("licence", stated_licence(provenance.licence)),
         ("notes", provenance.notes),
         ("digest", opened.digest),
     ]

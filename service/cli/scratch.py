@@ -32,6 +32,7 @@ def scratch(
     class_token: Annotated[bool | None, typer.Option("--class-token/--no-class-token", help="Prepend a class token.")] = None,
     max_depth: Annotated[int | None, typer.Option(help="The largest depth offered.", show_default="12, or --like's")] = None,
     name: Annotated[str | None, typer.Option(help="The learngene's id; default: the name of --out.")] = None,
+    licence: Annotated[str, typer.Option(help="The licence that it is given.", show_default="not stated")] = "",
 ) -> None:
     """Write a learngene of which everything is drawn: networks from scratch, asked for by --method scratch.
 
@@ -64,7 +65,7 @@ def scratch(
             ancestry="none",
             command=command_line(),
             version=__version__,
-            licence="Apache-2.0",
+            licence=licence,
             notes="Nothing was trained: linear weights and positions are drawn with a standard deviation of 0.02, the patch "
             "embedding with that of torch's own; biases are zero, norms one, and the head is zero unless asked for random.",
         ),

@@ -85,7 +85,9 @@ def train(
     shift: Annotated[int | None, typer.Option(help="Largest random shift, in pixels of the stored image.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the initial weights, the images' order and augmentation.")] = None,
-    licence: Annotated[str, typer.Option(help="The licence that the learngene is given.")] = "Apache-2.0",
+    licence: Annotated[
+        str, typer.Option(help="The licence that the learngene is given, such as Apache-2.0.", show_default="not stated")
+    ] = "",
     device: DeviceOption = "auto",
     checkpoint_every_steps: Annotated[int | None, typer.Option(help="Updates between checkpoints.")] = None,
     workers: WorkersOption = None,

@@ -29,7 +29,7 @@ def import_checkpoint(
     max_depth: Annotated[int, typer.Option(help="The largest depth to offer.")] = 12,
     data_set: Annotated[str, typer.Option(help="What it was trained on, for the provenance.")] = "unknown",
     ancestry: Annotated[str, typer.Option(help="What it was distilled from, for the provenance.")] = "unknown",
-    licence: Annotated[str, typer.Option(help="Its licence, for the provenance.")] = "unknown",
+    licence: Annotated[str, typer.Option(help="Its licence, for the provenance.", show_default="not stated")] = "",
 ) -> None:
     """Convert a checkpoint of the authors' code into a learngene file, strictly."""
     from tleg_core.description import Provenance

@@ -70,7 +70,7 @@ def create(
         typer.Option(help="The id of the model to learn from or inherit layers of, m-…; by default the labels alone teach."),
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="The licence that the learngene is given.", show_default="Apache-2.0")
+        str | None, typer.Option(help="The licence that the learngene is given, such as Apache-2.0.", show_default="not stated")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a published learngene of that name.")] = False,
     holdout: Annotated[

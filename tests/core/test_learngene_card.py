@@ -64,6 +64,13 @@ def test_the_front_matter_is_the_hubs_yaml() -> None:
     assert [metric["value"] for metric in result["metrics"]][-1] == 0.8599
 
 
+def test_a_licence_that_is_not_stated_is_said_not_to_be(learngene: Learngene) -> None:
+    """The YAML has no such key, which the Hub reads as no licence."""
+    text = card(Family(learngene.with_description(provenance=replace(learngene.description.provenance, licence=""))))
+    assert "license" not in front_matter(text)
+    assert "\n| licence | not stated |\n" in text
+
+
 def test_what_was_never_measured_is_said_to_be_so(learngene: Learngene) -> None:
     """No empty results, and dashes only where one of several sets is lacking."""
     bare = learngene.with_description(accuracy=())

@@ -176,6 +176,9 @@ def test_scratch_writes_a_learngene_of_a_named_size(tleg: Tleg, tmp_path: Path) 
     config = Learngene.open(out).description.config
     assert (config.embed_dim, config.img_size, config.patch_size, config.class_token) == (192, 32, 4, True)
     assert out.stat().st_size < 2000
+    assert "not stated" in tleg("inspect", out).out  # its licence
+    assert tleg("scratch", "--out", out, *size, "--licence", "MIT").code == 0
+    assert Learngene.open(out).description.provenance.licence == "MIT"
     assert_one_line_error(tleg("scratch", "--out", out, "--size", "huge"), "--size", "tiny")
     assert_one_line_error(tleg("scratch", "--out", out), "--like")
     assert_one_line_error(tleg("scratch", "--out", out, "--size", "tiny", "--like", out), "--like")

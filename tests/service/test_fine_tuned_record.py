@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
 
+from service.api.fine_tuned_card import fine_tuned_card
+from service.api.model_card import model_card
+from service.api.timm_config import timm_config
 from service.domain.catalogue import Catalogue, ModelRequest
 from service.domain.dataset import Dataset
 from service.domain.errors import LearngeneNotLoadedError, UnreadableRecordError
@@ -165,6 +169,27 @@ def test_the_head_of_the_recipe_is_the_one_that_training_began_with(catalogue: C
     kept = Model.fine_tuned(drawn, tuning(catalogue, drawn, settings=SETTINGS | {"head": "keep"})).recipe
     assert (kept.head, kept.seed) == (Head.RANDOM, 5)
     assert Model.fine_tuned(drawn, tuning(catalogue, drawn)).recipe.seed is None
+
+
+@pytest.mark.parametrize("licence", ["MIT", ""])
+def test_the_hubs_files_assert_no_licence_that_nobody_stated(licence: str) -> None:
+    """timm's configuration and the cards of both kinds of models: YAML without the key, and words."""
+    learngene = tiny.learngene("tiny-record", provenance=replace(tiny.PROVENANCE, licence=licence))
+    catalogue = Catalogue([Family(learngene)])
+    base = catalogue.resolve(ModelRequest(budget=Budget(depth=4))).model
+    tuned = Model.fine_tuned(base, tuning(catalogue, base))
+    cards = [
+        model_card("tleg/m", base, learngene.description),
+        fine_tuned_card("tleg/m", tuned, tuning(catalogue, base), curve=()),
+    ]
+    for model, card in zip((base, tuned), cards, strict=True):
+        config = timm_config(model, catalogue.usage(model))["pretrained_cfg"]
+        head = yaml.safe_load(card.split("---")[1])
+        if licence:
+            assert (config["license"], head["license"]) == ("MIT", "mit")
+        else:
+            assert "license" not in config.keys() | head.keys()
+        assert f"| licence | {licence or 'not stated'}" in card
 
 
 def test_split_and_usage_are_said(catalogue: Catalogue, base: Model) -> None:

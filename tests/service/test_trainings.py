@@ -86,6 +86,7 @@ def test_a_name_and_a_data_set_are_enough(client: TestClient) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
     assert job["id"].startswith("lt-")
     assert (job["object"], job["status"], job["name"], job["teacher"]) == ("training", "queued", "petals", None)
+    assert job["licence"] == ""  # what nobody said is not asserted
     config = job["config"]
     assert config["training"].pop("precision") == "auto"
     assert LearngeneConfig.from_json(config).to_json()["network"] == config["network"]
@@ -155,7 +156,7 @@ def test_a_teacher_is_distilled_by_default(client: TestClient) -> None:
         ({"recipe": "/etc/passwd"}, "recipe"),
         ({"recipe": "../recipes/x"}, "recipe"),
         ({"teacher": "m-" + "0" * 32}, "teacher"),
-        ({"licence": ""}, "licence"),
+        ({"licence": "x" * 201}, "licence"),
         ({"licence": "a\u0007b"}, "licence"),
         ({"holdout": 0}, "holdout"),
         ({"nproc": 65}, "nproc"),

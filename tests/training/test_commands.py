@@ -72,6 +72,7 @@ def test_training_writes_a_learngene_with_its_accuracy_at_every_depth(workshop: 
     ]
     assert "test_efficientnet" in description.provenance.ancestry
     assert description.provenance.command.startswith("tleg train --ancestry ")
+    assert description.provenance.licence == ""  # nobody said one
 
 
 def test_measuring_the_members_has_a_bar_of_its_own(workshop: Path) -> None:

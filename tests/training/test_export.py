@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -173,6 +174,7 @@ def test_an_onnx_file_is_whole_and_says_what_it_is(exported: Exported) -> None:
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
     facts = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
     assert (facts["name"], facts["recipe"], facts["license"]) == ("m-1", "12ab", "Apache-2.0")
+    assert "license" not in replace(METADATA, licence="").to_json(STITCHED)  # not stated
     assert json.loads(facts["class_names"])[-1] == "ü"
     assert json.loads(facts["std"]) == [0.5, 0.5, 0.5]
     assert json.loads(facts["model_args"]) == STITCHED.model_args

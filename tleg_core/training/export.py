@@ -57,7 +57,7 @@ class ExportMetadata:
         preprocessing: How images become the network's input; None where nobody knows.
         class_names: The outputs' names, in their order, or none.
         recipe: The digest of the recipe that the weights follow, or None.
-        licence: Of the weights, or None.
+        licence: Of the weights; None or empty where none is stated.
     """
 
     name: str = ""
@@ -77,7 +77,7 @@ class ExportMetadata:
             "num_classes": config.num_classes,
             "class_names": list(self.class_names) or None,
             "recipe": self.recipe,
-            "license": self.licence,
+            "license": self.licence or None,
         }
         if preprocessing is not None:
             values |= asdict(preprocessing)

@@ -53,7 +53,7 @@ class ProvenanceBody(BaseModel):
     ancestry: str = Field(description="The ancestry model that it was distilled from.")
     command: str = Field(description="The command that made it.")
     version: str = Field(description="The version of tleg that made it.")
-    licence: str = Field(description="The licence of the learngene.")
+    licence: str = Field(description="The licence of the learngene; empty where none is stated.")
     notes: str = Field(description="What else is worth knowing.")
 
 

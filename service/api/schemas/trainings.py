@@ -60,7 +60,9 @@ class TrainingBody(BaseModel):
         "whose outputs are distilled or whose layers are inherited. For distilled anchors and for layers it is a plain ViT, of "
         "the anchors' tokens. Without one the labels alone teach (`alpha` 0).",
     )
-    licence: str = Field("Apache-2.0", min_length=1, max_length=200, description="The licence that the learngene is given.")
+    licence: str = Field(
+        "", max_length=200, description="The licence that the learngene is given; empty, as by default: none is stated."
+    )
     replace: bool = Field(
         False, strict=True, description="Whether the learngene may take the place of a published one of the same name."
     )
@@ -101,7 +103,7 @@ class TrainingResource(RunResource):
     anchors: dict[str, str] = Field(
         default_factory=dict, description="The ids of models that are a pool's anchors already, by the anchor's name."
     )
-    licence: str = Field(description="The licence that the learngene is given.")
+    licence: str = Field(description="The licence that the learngene is given; empty where none is stated.")
     replace: bool = Field(description="Whether it may take the place of a published learngene of that name.")
     config: dict[str, Any] = Field(
         description="The whole configuration as it is used; `training.precision` is `auto` until the first attempt's worker "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from service.cli.console import compact, err, out, print_facts, print_table
+from service.cli.console import compact, err, out, print_facts, print_table, printable
 from service.cli.training_options import DeviceOption, command_line, resolve_device
-from tleg_core.comparison.config import ComparisonConfig
-from tleg_core.comparison.image_store import ImageStore
+from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.image_store import ImageStore, check_paths
 from tleg_core.comparison.plan import Plan
 from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import RESULTS_NAME, Result, Results
@@ -34,18 +34,21 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="Seeds such as 0,1,2, instead of the file's.")] = None,
     only: Annotated[str | None, typer.Option(help="Only these rows, such as scratch,tleg-elastic.")] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing: report what is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: list the units and what they cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing: read the data sets, list the units and what they cost.")
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Compare initialisations; the same command goes on where a stopped one was."""
     text = _config_text(config)
     chosen = ComparisonConfig.from_toml(text).with_choice(seeds=_whole_numbers(seeds), rows=_names(only))
-    folder.mkdir(parents=True, exist_ok=True)
-    store = ImageStore(folder / "data")
-    sources = (chosen.data, *chosen.transfer)
-    parts = {source.name: store.add(source, chosen.base.network.img_size) for source in sources}
     ancestry = None if chosen.ancestry.model is None else Path(chosen.ancestry.model)
-    plan = make_plan(chosen, parts, None if ancestry is None else _file_digest(ancestry))
+    sources = (chosen.data, *chosen.transfer)
+    _check_paths(ancestry, sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = ImageStore(folder / "data", lambda path, part: err.print(printable(f"reading {path} ({part})"), soft_wrap=True))
+    parts = {source.name: store.add(source, chosen.base.network.img_size) for source in sources}
+    plan = make_plan(chosen, parts, None if ancestry is None else sha256(ancestry.read_bytes()).hexdigest())
     results = Results(folder / RESULTS_NAME)
     if dry_run:
         _show(plan, results)
@@ -91,10 +94,12 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
-def _file_digest(path: Path) -> str:
-    if not path.is_file():
-        raise ConfigError("ancestry.model", f"there is no file {path}")
-    return sha256(path.read_bytes()).hexdigest()
+def _check_paths(ancestry: Path | None, sources: Sequence[DataSource]) -> None:
+    """Raise `ConfigError` where there is nothing at a path, before anything is decoded, which takes a while."""
+    if ancestry is not None and not ancestry.is_file():
+        raise ConfigError("ancestry.model", f"there is no file {ancestry}")
+    for source in sources:
+        check_paths(source)
 
 
 def _show(plan: Plan, results: Results) -> None:

@@ -437,18 +437,22 @@ def test_a_store_decodes_once_and_notices_another_file(tmp_path: Path) -> None:
     }
     save_parquet(images(40), tmp_path / "train.parquet")
     save_parquet(images(30), tmp_path / "test.parquet")
-    store = ImageStore(tmp_path / "store")
+    read: list[tuple[str, str]] = []
+    store = ImageStore(tmp_path / "store", lambda path, part: read.append((Path(path).name, part)))
     other = ImageSet(name="x", images=images(40).images, labels=images(40).labels, class_names=("a", "b", "c", "e"))
     save_parquet(other, tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match=r"colours\.test: has other classes"):
         store.add(DataSource(**(source | {"test": str(tmp_path / "other.parquet")})), 8)
     with pytest.raises(ConfigError, match="holds the very training images"):
         store.add(DataSource(**(source | {"test": source["train"]})), 8)
+    read.clear()
     parts = store.add(DataSource(**source), 8)
+    assert read == [("test.parquet", "test")]  # the training images were read above
     assert store.read(parts.train.digest).digest() == images(40).digest()
     assert ImageStore(tmp_path / "store").add(DataSource(**source), 8) == parts
     save_parquet(images(35), tmp_path / "train.parquet")
     assert store.add(DataSource(**source), 8).train.images == 35
+    assert read == [("test.parquet", "test"), ("train.parquet", "train")]
     with pytest.raises(ConfigError, match="'nothing' is not shipped; there is openclipart15-grey"):
         store.add(DataSource(**(source | {"train": "shipped:nothing"})), 8)
 

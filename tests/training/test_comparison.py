@@ -124,6 +124,7 @@ def folder(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "run"
     result = invoke(config_file, "--out", out)
     assert result.exit_code == 0, result.output
+    (out / "stderr.txt").write_text(result.stderr)
     return out
 
 
@@ -341,6 +342,27 @@ def test_the_report_has_a_verdict_on_each_claim_and_its_plots(folder: Path) -> N
     ]
     assert all(f"plots/{name}" in report for name in plots if name.endswith(".png"))
     assert (folder / "plots" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_decoded_is_said(folder: Path) -> None:
+    """A line for each part; none for a part that was decoded before."""
+    read = [line for line in (folder / "stderr.txt").read_text().splitlines() if line.startswith("reading ")]
+    assert [line.rpartition("/")[2] for line in read] == [
+        *("train.parquet (train)", "test.parquet (test)"),
+        "train.parquet (train)",  # fewer of them; the test images are the same
+    ]
+
+
+def test_paths_are_checked_before_anything_is_decoded(config_file: Path, tmp_path: Path) -> None:
+    """The ancestry model's, and those of the last data set."""
+    out, missing = tmp_path / "run", tmp_path / "missing.toml"
+    text = config_file.read_text().replace("alpha = 0.0", "alpha = 1.0\n[ancestry]\nmodel = 'nowhere.safetensors'")
+    missing.write_text(text)
+    assert "ancestry.model: there is no file nowhere.safetensors" in str(invoke(missing, "--out", out).exception)
+    head, last = config_file.read_text().split("[[transfer]]")
+    missing.write_text(f"{head}[[transfer]]{last.replace('test.parquet', 'nowhere.parquet')}")
+    assert "fewer-bars.test: there is no file or folder" in str(invoke(missing, "--out", out).exception)
+    assert not out.exists()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,11 @@ class ImageStore:
 
     Args:
         folder: Where the arrays lie; made where it is missing.
+        reading: Is told the path and the part of what is decoded, before it is: that takes a while.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, reading: Callable[[str, Split], None] = lambda _path, _split: None) -> None:
+        self._folder, self._reading = folder, reading
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, source: DataSource, img_size: int) -> Parts:
@@ -88,6 +89,7 @@ class ImageStore:
         index: dict[str, str] = json.loads(index_file.read_text()) if index_file.exists() else {}
         digest = index.get(key)
         if digest is None:
+            self._reading(path, split)
             images = limited(load_image_set(source, split=split, size=img_size), limit)
             digest = sha256_hex(canonical_json([images.digest(), list(images.class_names)]))
             self._write(digest, images)
@@ -98,10 +100,7 @@ class ImageStore:
 
     def _unpacked(self, name: str) -> Path:
         """Return the folder of a zip file that is shipped with tleg."""
-        archive, folder = _SHIPPED_FOLDER / f"{name}.zip", self._folder / name
-        if not archive.is_file():
-            there = ", ".join(sorted(file.stem for file in _SHIPPED_FOLDER.glob("*.zip")))
-            raise ConfigError("data", f"{name!r} is not shipped; there is {there}")
+        archive, folder = _archive(name), self._folder / name
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=self._folder) as unfinished, zipfile.ZipFile(archive) as file:
                 whole = Path(unfinished) / name
@@ -115,6 +114,24 @@ class ImageStore:
             np.save(file, np.ascontiguousarray(images.images))
         with atomic_file(self._folder / f"{digest}.json") as file:
             file.write(json.dumps(facts).encode())
+
+
+def check_paths(source: DataSource) -> None:
+    """Raise `ConfigError` where there is nothing at a path of a source; what is there is not looked into."""
+    for name, path in (("train", source.train), ("test", source.test)):
+        if path.startswith(_SHIPPED):
+            _archive(path.removeprefix(_SHIPPED))
+        elif not Path(path).exists():
+            raise ConfigError(f"{source.name}.{name}", f"there is no file or folder {path}")
+
+
+def _archive(name: str) -> Path:
+    """Return the zip file of a data set that is shipped with tleg."""
+    archive = _SHIPPED_FOLDER / f"{name}.zip"
+    if not archive.is_file():
+        there = ", ".join(sorted(file.stem for file in _SHIPPED_FOLDER.glob("*.zip")))
+        raise ConfigError("data", f"{name!r} is not shipped; there is {there}")
+    return archive
 
 
 def limited(images: ImageSet, limit: int | None) -> ImageSet:

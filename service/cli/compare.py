@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from service.cli.console import compact, err, out, print_facts, print_table, printable
 from service.cli.training_options import DeviceOption, command_line, resolve_device
@@ -23,6 +24,7 @@ from tleg_core.comparison.results import RESULTS_NAME, Result, Results
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.errors import ConfigError
 
+_BAR_WIDTH = 20  # columns: what stands beside it leaves a unit's name some 30 of 80
 _SHIPPED = Path(__file__).parents[2] / "tleg_core" / "comparisons"
 
 
@@ -151,7 +153,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class _Bar:
-    """Shows how far the runs are: a bar where there is a terminal, else a line a unit. The time left follows from the FLOPs."""
+    """Shows how far the runs are: a bar where there is a terminal, else a line a unit. The time left follows from the FLOPs.
+
+    The unit's name stands last and is cut: bar, count and times keep their places.
+    """
 
     def __init__(self, plan: Plan, results: Results) -> None:
         self._units = len(plan.units)
@@ -161,13 +166,15 @@ class _Bar:
         self._flops = 0
         self._start_s = time.monotonic()
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=_BAR_WIDTH),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True, min_width=2 * len(str(self._units)) + 1)),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[eta]}", table_column=Column(no_wrap=True, min_width=len("12:34:56 left"))),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._task: TaskID = self._progress.add_task("comparing", total=max(self._left, 1), eta="")
+        self._progress = Progress(*columns, console=err, disable=not err.is_terminal, expand=True)
+        count = f"{self._count}/{self._units}"
+        self._task: TaskID = self._progress.add_task("", total=max(self._left, 1), count=count, eta="")
 
     def __enter__(self) -> _Bar:
         self._progress.start()
@@ -178,7 +185,7 @@ class _Bar:
 
     def started(self, unit: Unit) -> None:
         """Name the unit."""
-        self._progress.update(self._task, description=f"{self._count}/{self._units} {unit.label}")
+        self._progress.update(self._task, description=printable(unit.label))
 
     def done(self, unit: Unit, result: Result) -> None:
         """Move on."""
@@ -187,7 +194,7 @@ class _Bar:
         elapsed_s = time.monotonic() - self._start_s
         left_s = elapsed_s * (self._left - self._flops) / self._flops if self._flops else None
         eta = "" if left_s is None else f"{left_s // 3600:.0f}:{left_s % 3600 // 60:02.0f}:{left_s % 60:02.0f} left"
-        self._progress.update(self._task, completed=self._flops, eta=eta)
+        self._progress.update(self._task, completed=self._flops, count=f"{self._count}/{self._units}", eta=eta)
         if not err.is_terminal:
             top1 = f", top-1 {result['top1']:.2%}" if "top1" in result else ""
             err.print(f"{self._count}/{self._units} {unit.label}{top1}, {result['seconds']} s; {eta}", soft_wrap=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
+from service.cli import compare
 from service.cli.main import app
 from tleg_core.comparison.config import ComparisonConfig
 from tleg_core.comparison.execution import Bench
@@ -363,6 +368,27 @@ def test_paths_are_checked_before_anything_is_decoded(config_file: Path, tmp_pat
     missing.write_text(f"{head}[[transfer]]{last.replace('test.parquet', 'nowhere.parquet')}")
     assert "fewer-bars.test: there is no file or folder" in str(invoke(missing, "--out", out).exception)
     assert not out.exists()
+
+
+def test_bar_count_and_time_left_keep_their_places(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal of 80 columns, whatever the unit's name: it stands last, and is cut."""
+    plan, lines = plan_of(config_file, tmp_path), []
+    for label in ("short", "a unit's name that is longer than what is left of the line " * 2):
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+        monkeypatch.setattr(compare, "err", terminal)
+        with compare._Bar(plan, Results(tmp_path / RESULTS_NAME)) as bar:
+            units = list(plan.units.values())
+            for unit in units[:12]:
+                bar.started(unit)
+                bar.done(unit, {"seconds": 1})
+            bar.started(replace(units[12], label=label))
+        assert isinstance(terminal.file, io.StringIO)
+        lines.append(re.sub(r"\x1b\[\??\w+", "", terminal.file.getvalue()).splitlines()[-1])
+    short, long = lines
+    assert re.fullmatch(rf"[━╸ ]{{20}} 12/{len(units)} +0:00:\d\d \d:\d\d:\d\d left +short *", short), short
+    assert short.index("short") == long.index("a unit's name")
+    assert len(long) == 80
+    assert long.endswith("…")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -16,11 +17,13 @@ from rich.table import Column
 
 from service.cli.console import compact, err, out, print_facts, print_table, printable
 from service.cli.training_options import DeviceOption, command_line, resolve_device
+from tleg_core.comparison.claims import Claim
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.image_store import ImageStore, check_paths
 from tleg_core.comparison.plan import Plan
 from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import RESULTS_NAME, Result, Results
+from tleg_core.comparison.statistics import Verdict
 from tleg_core.comparison.unit import Unit, UnitKind
 from tleg_core.errors import ConfigError
 
@@ -68,8 +71,9 @@ def compare(
             count = workers if device == "cpu" else 1
             with _Bar(plan, results) as bar:
                 run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
-    for path in write_report(chosen, parts, plan, results, folder, command=command_line()):
-        out.print(str(path))
+    _show_claims(write_report(chosen, parts, plan, results, folder, command=command_line()))
+    for path in ("report.md", "table.csv", "plots"):
+        out.print(printable(str(folder / path)), soft_wrap=True)
 
 
 def _config_text(name: str) -> str:
@@ -139,6 +143,12 @@ def _show_rows(config: ComparisonConfig, plan: Plan) -> None:
         costs = (making, ancestry, making + ancestry)
         rows.append((row.name, str(members), f"{plan.stored_params[row.name]:,}", *(f"{flops:.3g}" for flops in costs)))
     print_table(("row", "members", "stored", "making", "ancestry", "together"), rows)
+
+
+def _show_claims(claims: Sequence[Claim]) -> None:
+    """Print how many claims there are of each verdict."""
+    verdicts = Counter(claim.verdict for claim in claims)
+    out.print(f"claims: {', '.join(f'{verdicts[verdict]} {verdict}' for verdict in Verdict)}")
 
 
 @contextmanager

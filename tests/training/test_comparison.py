@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,7 @@ def folder(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "run"
     result = invoke(config_file, "--out", out)
     assert result.exit_code == 0, result.output
+    (out / "stdout.txt").write_text(result.stdout)
     (out / "stderr.txt").write_text(result.stderr)
     return out
 
@@ -347,6 +349,17 @@ def test_the_report_has_a_verdict_on_each_claim_and_its_plots(folder: Path) -> N
     ]
     assert all(f"plots/{name}" in report for name in plots if name.endswith(".png"))
     assert (folder / "plots" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_ends_with_its_result(folder: Path) -> None:
+    """How many claims held, as in claims.csv, and where report, table and plots are."""
+    claims, *paths = (folder / "stdout.txt").read_text().splitlines()
+    with (folder / "claims.csv").open() as file:
+        verdicts = Counter(line["verdict"] for line in csv.DictReader(file))
+    counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("held", "did not hold", "undecided")]
+    assert claims == f"claims: {', '.join(counts)}"
+    assert paths == [str(folder / name) for name in ("report.md", "table.csv", "plots")]
+    assert all(Path(path).exists() for path in paths)
 
 
 def test_what_is_decoded_is_said(folder: Path) -> None:

@@ -30,9 +30,10 @@ _ROOM_POINTS = 6.0  # above and below the means
 _PANEL_INCHES, _LEGEND_INCHES, _HEIGHT_INCHES = 3.6, 1.6, 3.4
 
 
-def write_plots(config: ComparisonConfig, plan: Plan, scores: Scores, folder: Path) -> list[Path]:
-    """Draw what there is and return the files; raises OSError where one cannot be written."""
-    return [path for drawn in _drawn(config, plan, scores) for path in drawn.write(folder)]
+def write_plots(config: ComparisonConfig, plan: Plan, scores: Scores, folder: Path) -> None:
+    """Draw what there is; raises OSError where a file cannot be written."""
+    for drawn in _drawn(config, plan, scores):
+        drawn.write(folder)
 
 
 def plot_names(config: ComparisonConfig) -> list[str]:
@@ -53,13 +54,13 @@ class _Plot:
     def __init__(self, name: str, panels: Sequence[Callable[[Axes], list[float]]], config: ComparisonConfig) -> None:
         self._name, self._panels, self._config = name, panels, config
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path) -> None:
         """Draw it once for each format."""
-        paths = [folder / f"{self._name}{suffix}" for suffix in SUFFIXES]
-        for path in paths:
-            with drawing(path, _PANEL_INCHES * len(self._panels) + _LEGEND_INCHES, _HEIGHT_INCHES) as figure:
+        for suffix in SUFFIXES:
+            with drawing(
+                folder / f"{self._name}{suffix}", _PANEL_INCHES * len(self._panels) + _LEGEND_INCHES, _HEIGHT_INCHES
+            ) as figure:
                 self._draw(figure)
-        return paths
 
     def _draw(self, figure: Figure) -> None:
         axes = figure.subplots(1, len(self._panels), sharey=True, squeeze=False)[0]

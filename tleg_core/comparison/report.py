@@ -36,8 +36,8 @@ def write_report(
     folder: Path,
     *,
     command: str,
-) -> list[Path]:
-    """Write tables as Markdown and CSV, `report.md` and the plots, and return their paths.
+) -> list[Claim]:
+    """Write tables as Markdown and CSV, `report.md`, and the plots into a folder `plots`; return the claims.
 
     Args:
         config: What was compared.
@@ -59,12 +59,11 @@ def write_report(
         "table.md": "\n".join([*_table(config, scores), "", *_costs(config, plan, scores)]) + "\n",
         "report.md": "\n".join(_report(config, parts, plan, scores, claims, command=command)) + "\n",
     }
-    written = []
     for name, text in texts.items():
         with atomic_file(folder / name) as file:
             file.write(text.encode())
-        written.append(folder / name)
-    return written + write_plots(config, plan, scores, folder / "plots")
+    write_plots(config, plan, scores, folder / "plots")
+    return claims
 
 
 def _report(

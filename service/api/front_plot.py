@@ -15,6 +15,7 @@ _SMALLEST_SPAN = 1e-9  # of an axis; below it all points lie on one line
 WIDTH, HEIGHT, MARGIN = 640, 280, 48  # px
 MAX_POINTS = 1000  # beside those on the front
 LETTER, LINE = 6.5, 12  # px, of a label's letter and line
+COLOURS = 6  # of learngenes that can be told apart; the template has as many, and the last is all others'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Point:
     label: str  # empty where it would lie on another's
     title: str
     on_front: bool
+    colour: int  # of its learngene, from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class FrontPlot:
 
     data_set: str
     points: tuple[Point, ...]
+    learngenes: tuple[str, ...]  # by colour
     line: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -67,6 +70,8 @@ class FrontPlot:
             low, high = y_ticks[0], y_ticks[-1]
             return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (top1 - low) / (high - low or 1)
 
+        names = list(dict.fromkeys(item.learngene for item in measured))
+        shown = names if len(names) <= COLOURS else [*names[: COLOURS - 1], f"{len(names) - COLOURS + 1} others"]
         points = [
             Point(
                 x=round(x(item.cost.macs), 1),
@@ -74,6 +79,7 @@ class FrontPlot:
                 label=item.member.label,
                 title=f"{item.learngene} {item.member.label}: {top1:.1%}, {item.cost.macs / 1e6:,.1f} M MACs",
                 on_front=id(item) in front,
+                colour=min(names.index(item.learngene), COLOURS - 1),
             )
             for item, top1 in zip(measured, accuracies, strict=True)
         ]
@@ -81,6 +87,7 @@ class FrontPlot:
         return cls(
             data_set=data_set,
             points=_readable(points),
+            learngenes=tuple(shown),
             line=line,
             x_ticks=tuple(Tick(position=round(x(value), 1), text=f"{value / 1e6:,.4g}") for value in x_ticks),
             y_ticks=tuple(Tick(position=round(y(value), 1), text=f"{100 * value:.4g} %") for value in y_ticks),

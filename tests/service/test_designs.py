@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.numpy import load
 from starlette.testclient import TestClient
 
-from service.api.front_plot import LETTER, LINE, FrontPlot
+from service.api.front_plot import COLOURS, LETTER, LINE, FrontPlot
 from service.client import Client
 from service.storage import keys
 from service.storage.embedded_redis import running_url
@@ -28,7 +28,8 @@ from tests.service.conftest import ApiFactory
 from tests.service.fine_tuned import Workshop, data_set
 from tests.service.server import ServerProcess
 from tests.service.test_hub import hub_client
-from tleg_core.cost import stack_cost
+from tleg_core.budget import Accuracy, Candidate
+from tleg_core.cost import Cost, stack_cost
 from tleg_core.descendant import Descendant
 from tleg_core.description import Measurement
 from tleg_core.designs.pool import Pool, Stitch
@@ -347,6 +348,24 @@ def test_a_plot_of_hundreds_of_members_stays_readable(open_api: ApiFactory, redi
     assert f"<summary>{len(candidates)} members</summary>" in text
 
 
+def test_a_plot_tells_learngenes_apart() -> None:
+    """Each has a colour and stands in the key; what is beyond the colours shares the last."""
+
+    def candidate(number: int) -> Candidate:
+        cost = Cost(params=number, macs=number, weights_bytes=number, memory_bytes=number)
+        accuracy = {"shapes": Accuracy(top1=number / 100, images=1000)}
+        return Candidate(learngene=f"gene-{number}", member=Member(depth=1), cost=cost, accuracy=accuracy)
+
+    plot = FrontPlot.of([candidate(number) for number in range(1, COLOURS + 1)], "shapes")
+    assert plot.learngenes == tuple(f"gene-{number}" for number in range(1, COLOURS + 1))
+    assert {point.title.split()[0]: point.colour for point in plot.points} == {
+        name: colour for colour, name in enumerate(plot.learngenes)
+    }
+    crowded = FrontPlot.of([candidate(number) for number in range(1, COLOURS + 4)], "shapes")
+    assert crowded.learngenes[-2:] == ("gene-5", "4 others")
+    assert {point.colour for point in crowded.points} == set(range(COLOURS))
+
+
 def test_a_pool_of_thousands_of_members_leaves_the_page_small(open_api: ApiFactory, redis_url: str, tmp_path: Path) -> None:
     """Anybody may publish one, measured on any data sets: of members and plots some are shown, the front's all."""
     config = replace(tiny.POOL.config, embed_dim=2, num_heads=1)
@@ -362,7 +381,9 @@ def test_a_pool_of_thousands_of_members_leaves_the_page_small(open_api: ApiFacto
         for name, members in {f"set {number}": design.members[:3] for number in range(9)}.items()
         for index, member in enumerate(members)
     ]
-    accuracy += [Measurement.of(item, data_set="shapes", top1=0.1 + 0.00001 * item.depth, images=9) for item in design.members]
+    accuracy += [
+        Measurement.of(item, data_set="shapes", top1=0.1 + 0.00001 * item.depth, images=9999) for item in design.members
+    ]
     tiny.pool("large-pool", design, accuracy=tuple(accuracy)).write(tmp_path / "large-pool.safetensors")
     with open_api(f"{redis_url}?db=2", learngenes=(tmp_path / "large-pool.safetensors",)) as client:
         text = client.get("/").text

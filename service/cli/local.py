@@ -117,6 +117,11 @@ def budget(
     )
     why = f"most accurate on {chosen.data_set}" if chosen.data_set else "largest"
     err.print(f"chosen: {chosen.candidate.learngene} {chosen.candidate.member.label}, the {why} that fits")
+    others = {name for candidate in candidates for name in candidate.accuracy} - {chosen.data_set}
+    if chosen.data_set and others:
+        err.print(
+            f"top-1 is that on {chosen.data_set}: what was measured on {', '.join(sorted(others))} alone does not compare"
+        )
 
 
 def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:

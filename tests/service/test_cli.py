@@ -155,6 +155,14 @@ def test_budget_shows_every_member_and_the_chosen_one(tleg: Tleg, learngene_file
     assert f"d{chosen['member']['depth']}, the most accurate on shapes that fits" in table.err
 
 
+def test_budget_says_whose_accuracies_do_not_compare(tleg: Tleg) -> None:
+    """Two families of what ships were measured on another data set than the one that decides."""
+    shown = tleg("budget", "--max-params", "3M")
+    assert_fits(shown.out + shown.err)
+    assert "the most accurate on fashion-mnist-test that fits" in " ".join(shown.err.split())
+    assert "what was measured on cifar10-test alone does not compare" in " ".join(shown.err.split())
+
+
 def test_budget_says_which_option_takes_a_file(tleg: Tleg, learngene_files: list[Path]) -> None:
     """Where one stands for the name; with that option it is found."""
     file, *others = learngene_files

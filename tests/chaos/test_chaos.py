@@ -218,7 +218,7 @@ def test_five_hundred_jobs_on_two_workers_that_are_being_killed(ground: Ground) 
     kills = succeeded = 0
     while succeeded < len(job_ids):
         assert time.monotonic() < deadline, f"{succeeded} jobs, {kills} kills; see {ground.folder}"
-        time.sleep(moments.uniform(2, 15))
+        time.sleep(moments.uniform(1, 8))
         if kills < KILLS:
             victim = moments.choice([worker for worker in ground.workers if worker.process.poll() is None])
             engine = victim.engine()
@@ -229,7 +229,7 @@ def test_five_hundred_jobs_on_two_workers_that_are_being_killed(ground: Ground) 
             ground.start_worker(ready=False)
         page = ground.ask(lambda jobs: jobs.page(limit=1000, after=None, status=JobStatus.SUCCEEDED))
         succeeded = len(job_ids & {job.id for job in page.jobs})
-    assert kills >= KILLS / 2, "the jobs were done before anything had died"
+    assert kills >= KILLS / 4, "the jobs were done before anything much had died"
     for job_id in job_ids:
         events = ground.ask(lambda jobs, job_id=job_id: jobs.events(job_id, after=0, limit=1000))
         assert sum(event.facts.get("status") == "succeeded" for event in events) == 1

@@ -40,9 +40,9 @@ def served(ground: Ground, job: Job) -> str:
     path = f"{ground.server.url}/learngenes/{NAME}"
     learngene = httpx.get(path, timeout=30).json()
     assert learngene["digest"] == job.result
-    members = {member["depth"]: member["accuracy"]["noise"] for member in learngene["members"]}
-    assert members.keys() == {1, 2, 3, 4, 5}
-    assert all(entry["images"] == 24 for entry in members.values())
+    assert {member["depth"] for member in learngene["members"]} == {1, 2, 3, 4, 5}
+    measured = [(name, entry["images"]) for member in learngene["members"] for name, entry in member["accuracy"].items()]
+    assert measured == 5 * [(f"noise (held out, {DATASET_ID[:11]})", 24)]
     assert httpx.delete(path, timeout=30).status_code == 204
     assert httpx.get(path, timeout=30).status_code == 404
     return str(learngene["digest"])

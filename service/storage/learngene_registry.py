@@ -219,9 +219,13 @@ class LearngeneRegistry:
         return None if self._own.family_by_digest(digest) is not None else await self._store.find(digest)
 
     async def watch(self) -> None:
-        """Refresh when Redis says so, and delete files whose time has come, until cancelled."""
+        """Refresh when Redis says so, and delete files whose time has come, until cancelled.
+
+        A cancellation that comes while Redis is asked may reach us as an answer or a time-out: redis-py does not always pass it on.
+        """
         away, cleaned_at = False, time.monotonic()
-        while True:
+        own = asyncio.current_task()
+        while own is None or not own.cancelling():
             await asyncio.sleep(WATCH_S)
             try:
                 await self.refresh()

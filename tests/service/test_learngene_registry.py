@@ -611,3 +611,29 @@ def test_redis_holds_documented_keys_for_ever(on_site: OnSite, redis_url: str) -
             keys.LEARNGENES_ENDING: "zset",
         }
         assert all(client.ttl(key) == -1 for key in client.scan_iter())
+
+
+def test_the_watch_ends_even_where_its_cancellation_is_lost(on_site: OnSite) -> None:
+    """redis-py may give a cancelled call's caller a time-out instead; a server that is told to stop must not wait for ever."""
+
+    class Swallowing(LearngeneStore):
+        asked = 0
+
+        async def version(self) -> str | None:
+            Swallowing.asked += 1
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise StoreUnavailableError("Redis does not answer") from None
+            return None
+
+    async def scenario(site: Site) -> None:
+        registry = LearngeneRegistry(site.own, Swallowing(site.redis), site.objects)
+        watching = asyncio.create_task(registry.watch())
+        await asyncio.sleep(learngene_registry.WATCH_S + 0.2)
+        assert Swallowing.asked == 1
+        watching.cancel()
+        done, _ = await asyncio.wait([watching], timeout=5)
+        assert done
+
+    on_site(scenario)

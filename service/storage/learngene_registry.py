@@ -221,7 +221,7 @@ class LearngeneRegistry:
     async def watch(self) -> None:
         """Refresh when Redis says so, and delete files whose time has come, until cancelled.
 
-        A cancellation that comes while Redis is asked may reach us as an answer or a time-out: redis-py does not always pass it on.
+        A cancellation that comes while Redis is asked may reach us as an answer or a time-out: redis-py loses some.
         """
         away, cleaned_at = False, time.monotonic()
         own = asyncio.current_task()

@@ -71,6 +71,7 @@ class FrontPlot:
             return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (top1 - low) / (high - low or 1)
 
         names = list(dict.fromkeys(item.learngene for item in measured))
+        colours = {name: min(index, COLOURS - 1) for index, name in enumerate(names)}
         shown = names if len(names) <= COLOURS else [*names[: COLOURS - 1], f"{len(names) - COLOURS + 1} others"]
         points = [
             Point(
@@ -79,7 +80,7 @@ class FrontPlot:
                 label=item.member.label,
                 title=f"{item.learngene} {item.member.label}: {top1:.1%}, {item.cost.macs / 1e6:,.1f} M MACs",
                 on_front=id(item) in front,
-                colour=min(names.index(item.learngene), COLOURS - 1),
+                colour=colours[item.learngene],
             )
             for item, top1 in zip(measured, accuracies, strict=True)
         ]

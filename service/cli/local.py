@@ -117,7 +117,7 @@ def budget(
     )
     why = f"most accurate on {chosen.data_set}" if chosen.data_set else "largest"
     err.print(f"chosen: {chosen.candidate.learngene} {chosen.candidate.member.label}, the {why} that fits")
-    others = {name for candidate in candidates for name in candidate.accuracy} - {chosen.data_set}
+    others = {name for candidate in candidates if chosen.data_set not in candidate.accuracy for name in candidate.accuracy}
     if chosen.data_set and others:
         err.print(
             f"top-1 is that on {chosen.data_set}: what was measured on {', '.join(sorted(others))} alone does not compare"

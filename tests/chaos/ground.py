@@ -35,7 +35,8 @@ from service.storage.job_store import JobStore
 from service.storage.learngene_registry import load_catalogue
 from service.storage.model_store import ModelStore
 from service.storage.object_store import ObjectStore, dataset_key
-from tests.service.server import ServerProcess, environment, is_running
+from tests.processes import children_with, is_running
+from tests.service.server import ServerProcess, environment
 from tests.service.tiny import write_small_learngenes
 from tleg_core.family import Variation
 from tleg_core.fine_tuning import Augmentation, FineTuneSettings, HeadStart, Precision, Start
@@ -286,11 +287,7 @@ class Ground:
 
 def engine_of(pid: int) -> psutil.Process | None:
     """Return the engine of a worker, if it runs one now."""
-    try:
-        children = psutil.Process(pid).children()
-        return next((child for child in children if "service.worker.engine" in child.cmdline()), None)
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return None
+    return next(iter(children_with("service.worker.engine", pid)), None)
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -9,13 +9,12 @@ import random
 import signal
 import time
 
-import psutil
 import pytest
 
 from service.domain.errors import JobStateError
 from service.domain.job import JobStatus
 from tests.chaos.ground import HEARTBEAT_S, Ground, engine_of, kill, wait_until
-from tests.service.server import is_running
+from tests.processes import children_with, is_running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,9 +36,8 @@ def test_kill_of_the_engine(ground: Ground, undisturbed: str, seed: int) -> None
         engine = ground.worker_of(job).engine() if job.worker is not None else None
         if engine is not None:
             kill(engine.pid)
-    job = ground.ended(job_id)
-    assert ground.weights(job) == undisturbed
-    assert ground.states_left(job_id) == []
+    assert ground.weights(ground.ended(job_id)) == undisturbed
+    wait_until(lambda: ground.states_left(job_id) == [], within_s=10)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -55,7 +53,7 @@ def test_kill_of_the_worker(ground: Ground, undisturbed: str, seed: int) -> None
     kill(worker.pid)
     worker.process.wait()
     assert engine is not None
-    wait_until(lambda: not is_running(engine.pid), within_s=2)
+    wait_until(lambda: not is_running(engine.pid), within_s=10)
     job = ground.wait(job_id, lambda job: job.attempt == 2 or job.status.is_terminal)
     assert time.monotonic() - killed_at < 2 * HEARTBEAT_S
     assert ground.weights(ground.ended(job_id)) == undisturbed
@@ -111,28 +109,31 @@ def test_a_stopped_worker_that_comes_back_is_refused(ground: Ground, undisturbed
     """Another has taken its job over; what the zombie still says is not written, and it works on as a worker of new jobs."""
     moments = random.Random(seed)
     ground.have_workers(2)
-    job_id = ground.create()
-    zombie = ground.worker_of(ground.running(job_id))
-    time.sleep(moments.uniform(0, JOB_S / 2))
-    kill(zombie.pid, signal.SIGSTOP)
-    ground.wait(job_id, lambda job: job.attempt == 2 or job.status.is_terminal)
-    time.sleep(moments.uniform(0, JOB_S))
-    kill(zombie.pid, signal.SIGCONT)
-    job = ground.ended(job_id)
-    assert ground.weights(job) == undisturbed
+    taken_over = False
+    while not taken_over:
+        job_id = ground.create()
+        zombie = ground.worker_of(ground.running(job_id))
+        said_before = zombie.log.read_text().count("attempt_fenced")
+        time.sleep(moments.uniform(0, JOB_S / 2))
+        kill(zombie.pid, signal.SIGSTOP)
+        job = ground.wait(job_id, lambda job: job.attempt == 2 or job.status.is_terminal)
+        taken_over = job.attempt == 2
+        time.sleep(moments.uniform(0, JOB_S) if taken_over else 0)  # else it had been done by then
+        kill(zombie.pid, signal.SIGCONT)
+    assert ground.weights(ground.ended(job_id)) == undisturbed
     results = [
         event
         for event in ground.ask(lambda jobs: jobs.events(job_id, after=0, limit=10_000))
         if event.facts.get("status") == "succeeded"
     ]
     assert len(results) == 1
-    wait_until(lambda: "attempt_fenced" in zombie.log.read_text())
+    wait_until(lambda: zombie.log.read_text().count("attempt_fenced") > said_before)
     wait_until(zombie.is_ready)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_stopped_engine(ground: Ground, undisturbed: str, seed: int) -> None:
-    """It is killed after the heartbeat's limit, and the job goes on."""
+    """It is killed after the heartbeat's limit, and its job goes on: the next one, where it had just done this one."""
     moments = random.Random(seed)
     ground.have_workers(1)
     job_id = ground.create()
@@ -142,6 +143,8 @@ def test_a_stopped_engine(ground: Ground, undisturbed: str, seed: int) -> None:
     assert engine is not None
     kill(engine.pid, signal.SIGSTOP)
     assert ground.weights(ground.ended(job_id)) == undisturbed
+    if is_running(engine.pid):
+        assert ground.weights(ground.ended(ground.create())) == undisturbed
     assert not is_running(engine.pid)
 
 
@@ -156,7 +159,7 @@ def test_drain(ground: Ground, undisturbed: str, seed: int) -> None:
     told_at = time.monotonic()
     kill(worker.pid, signal.SIGTERM)
     job = ground.wait(job_id, lambda job: job.attempt == 2 or job.status.is_terminal)
-    assert time.monotonic() - told_at < HEARTBEAT_S / 2
+    assert time.monotonic() - told_at < HEARTBEAT_S
     assert worker.process.wait(20) == 0
     assert job.deaths == 0
     assert ground.weights(ground.ended(job_id)) == undisturbed
@@ -190,8 +193,8 @@ def test_cancellation(ground: Ground, seed: int) -> None:
     ground.ask(lambda jobs: jobs.cancel(job_id))
     cancelled_at = time.monotonic()
     assert ground.ended(job_id).status is JobStatus.CANCELLED
-    assert time.monotonic() - cancelled_at < 5
-    wait_until(lambda: ground.states_left(job_id) == [], within_s=5)
+    assert time.monotonic() - cancelled_at < 10
+    wait_until(lambda: ground.states_left(job_id) == [], within_s=10)
     assert ground.ended(ground.create(epochs=2)).status is JobStatus.SUCCEEDED
     assert worker.process.poll() is None
 
@@ -200,7 +203,7 @@ def test_no_process_outlives_its_server() -> None:
     """After SIGKILL of `tleg serve` its workers end by themselves, and their engines with them."""
     with Ground.make(TLEG_WORKERS="1") as own:
         wait_until(lambda: "engine_ready" in own.server.log.read_text())
-        worker = next(child for child in psutil.Process(own.server.pid).children() if "worker" in child.cmdline())
+        (worker,) = children_with("worker", own.server.pid)
         engine = engine_of(worker.pid)
         assert engine is not None
         own.server.stop(signal_number=signal.SIGKILL)

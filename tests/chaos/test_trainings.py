@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.domain.job import Job, JobStatus
-from tests.chaos.ground import DATASET_ID, Ground, kill
+from tests.chaos.ground import DATASET_ID, Ground, kill, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,4 +66,4 @@ def test_kill_of_the_engine_in_the_middle_of_a_training(ground: Ground) -> None:
     job = ground.ended(job_id)
     assert job.attempt > 1
     assert served(ground, job) == undisturbed
-    assert ground.states_left(job_id) == []
+    wait_until(lambda: ground.states_left(job_id) == [], within_s=10)

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-import psutil
 
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 """The exit code of a server that was told to stop: by convention, after an end in order."""
@@ -27,14 +26,6 @@ def environment(**changes: str) -> dict[str, str]:
     """Return the environment without settings of tleg's or the Hub's, and with `changes`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TLEG_", "HF_"))}
     return kept | {"COLUMNS": "80", "NO_COLOR": "1"} | changes
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class ServerProcess:

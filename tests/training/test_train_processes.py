@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.processes import is_running
 from tleg_core.images import ImageSet, save_parquet
 from tleg_core.learngene import Learngene
 from tleg_core.training.checkpoint import Checkpoint
@@ -202,7 +203,7 @@ def test_a_lost_process_ends_all_and_the_run_resumes(data: Path, tmp_path: Path)
         assert child.process.wait() != 0
         assert "Another process of this run has ended" in child.said
         assert "--resume" in child.said
-        assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+        assert not any(is_running(process.pid) for process in processes)
     step = int(Checkpoint.read(out.with_suffix(".run") / CHECKPOINT_NAME).facts["step"])
     with started(command(TORCHRUN, long, data, out, resume=True), tmp_path) as child:
         while int(Checkpoint.read(out.with_suffix(".run") / CHECKPOINT_NAME).facts["step"]) <= step + 2:

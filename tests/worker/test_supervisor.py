@@ -7,13 +7,13 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
-import psutil
 import pytest
 
 from service.domain.job import JobStatus
 from service.storage import keys
 from service.storage.job_store import Claim
 from service.storage.object_store import state_key
+from tests.processes import children_with
 from tests.worker.conftest import HEARTBEAT_S, Bench
 from tests.worker.fake_engine import Conduct
 
@@ -22,7 +22,7 @@ OnBench = Callable[[Callable[[Bench], Awaitable[None]]], None]
 
 def engine_pid() -> int:
     """Return the id of the engine that this process runs."""
-    return next(child.pid for child in psutil.Process().children() if "tests.worker.fake_engine" in child.cmdline())
+    return children_with("tests.worker.fake_engine")[0].pid
 
 
 def test_a_job_is_trained_and_its_result_recorded(on_bench: OnBench) -> None:

@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.service.server import ENDED_BY_SIGTERM, ServerProcess, environment, is_running
+from tests.processes import children_with, is_running
+from tests.service.server import ENDED_BY_SIGTERM, ServerProcess, environment
 from tests.service.tiny import write_small_learngenes
 
 
@@ -35,8 +36,7 @@ def server(tmp_path: Path, without_torch: str) -> Iterator[ServerProcess]:
 
 def worker_of(server: ServerProcess) -> int | None:
     """Return the id of the server's worker."""
-    children = psutil.Process(server.pid).children()
-    return next((child.pid for child in children if "worker" in child.cmdline()), None)
+    return next((child.pid for child in children_with("worker", server.pid)), None)
 
 
 def until(holds: Callable[[], bool]) -> None:

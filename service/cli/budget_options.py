@@ -19,6 +19,9 @@ from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.recipe import Head
 
+PUBLISH_FIRST = "publish it by `tleg publish`, then give its name"
+"""What to do with a learngene's file where a server takes names only."""
+
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)([kKMGT]?)")
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -60,6 +63,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 LearngeneFiles = Annotated[
     list[Path] | None, typer.Option("--learngene-file", help="A learngene's file, beside the shipped ones; repeatable.")
 ]
+
+
+def refuse_file(learngene: str | None, advice: str) -> None:
+    """Raise `ConfigError` with the advice where a learngene's file stands for its name, which has no dot and no slash."""
+    if learngene is not None and not {".", "/"}.isdisjoint(learngene) and Path(learngene).is_file():
+        raise ConfigError("--learngene", f"{learngene} is a file; {advice}")
 
 
 def request_body(**options: object) -> ModelRequestBody:

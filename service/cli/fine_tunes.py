@@ -55,6 +55,7 @@ def create(
 
     A setting that is not given, or "auto", is derived from the data set and the network.
     """
+    options.refuse_file(learngene, options.PUBLISH_FIRST)
     budget = {
         "depth": depth,
         "path": path,

@@ -68,6 +68,7 @@ def budget(
     as_json: options.AsJson = False,
 ) -> None:
     """Show what a budget would get: every member, which of them fit, and the one chosen."""
+    options.refuse_file(learngene, "give a file by --learngene-file")
     body = options.request_body(
         depth=depth,
         path=path,
@@ -87,8 +88,6 @@ def budget(
     )
     request = body.to_domain()
     catalogue = _catalogue(files)
-    if learngene is not None and learngene not in catalogue and Path(learngene).is_file():
-        raise ConfigError("--learngene", f"{learngene} is a file; give a file by --learngene-file")
     chosen = catalogue.resolve(request).choice
     candidates = catalogue.candidates(request)
     rows = [(candidate, request.budget.allows(candidate), candidate == chosen.candidate) for candidate in candidates]

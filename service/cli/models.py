@@ -54,6 +54,7 @@ def create(
     as_json: options.AsJson = False,
 ) -> None:
     """Create the best model within a budget."""
+    options.refuse_file(learngene, options.PUBLISH_FIRST)
     body = options.request_body(
         depth=depth,
         path=path,

@@ -163,12 +163,19 @@ def test_budget_says_whose_accuracies_do_not_compare(tleg: Tleg) -> None:
     assert "what was measured on cifar10-test alone does not compare" in " ".join(shown.err.split())
 
 
-def test_budget_says_which_option_takes_a_file(tleg: Tleg, learngene_files: list[Path]) -> None:
-    """Where one stands for the name; with that option it is found."""
+def test_a_file_in_place_of_a_name_is_told_where_it_belongs(tleg: Tleg, learngene_files: list[Path], tmp_path: Path) -> None:
+    """However long its path is, and before a server is asked; by the option that takes files it is found."""
     file, *others = learngene_files
+    long = tmp_path / ("x" * 100) / file.name
+    long.parent.mkdir()
+    long.write_bytes(file.read_bytes())
     arguments = ("budget", "--learngene-file", others[0], "--depth", 3)
-    assert_one_line_error(tleg(*arguments, "--learngene", file), str(file), "give a file by --learngene-file")
-    assert tleg(*arguments, "--learngene-file", file, "--learngene", file.stem).code == 0
+    create = ("fine-tunes", "create", "--dataset", "ds-1", "--depth", 3)
+    for path in (file, long):
+        assert_one_line_error(tleg(*arguments, "--learngene", path), f"{path} is a file; give a file by --learngene-file")
+        for command in (("models", "create"), create):
+            assert_one_line_error(tleg(*command, "--learngene", path), f"{path} is a file; publish it by `tleg publish`")
+        assert tleg(*arguments, "--learngene-file", path, "--learngene", file.stem).code == 0
 
 
 def test_inspect_shows_what_a_learngene_says_of_itself(tleg: Tleg, learngene_files: list[Path]) -> None:

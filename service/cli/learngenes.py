@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from service.api.schemas.learngenes import FamilyMember, LearngeneList, LearngeneResource
+from service.api.schemas.members import MeasuredAccuracy
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, transfer_bar
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, printable, transfer_bar
 from service.cli.models import Url
 from service.client import Client
+from tleg_core.budget import WELL_MEASURED
 from tleg_core.learngene import Learngene
 from tleg_core.markdown import stated_licence
 
@@ -133,23 +135,41 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _print_page(page: LearngeneList) -> None:
+    """Print learngenes, one a line; what their accuracies were measured on has its own lines, which the numbers refer to."""
     rows = []
+    notes: dict[str, str] = {}  # from what was measured on to its mark
     for item in page.data:
         depths, sizes = [member.depth for member in item.members], [member.params for member in item.members]
-        best = max((entry.top1 for member in item.members for entry in member.accuracy.values()), default=None)
+        best, measured_on = _best(item.members)
+        mark = "   " if measured_on is None else notes.setdefault(measured_on, f"[{len(notes) + 1}]")
         rows.append(
             (
                 item.id,
                 item.method,
                 f"{min(depths)}-{max(depths)}",
                 f"{compact(min(sizes))}-{compact(max(sizes))}",
-                percent(best),
+                f"{percent(best)} {mark}",
                 item.source.value,
             )
         )
     print_table(("learngene", "method", "depth", "params", "best top-1", "source"), rows)
+    for measured_on, mark in notes.items():
+        out.print(printable(f"{mark} the best member's on {measured_on}, no fine-tuning"))
     if page.has_more:
         err.print(f"more follow: --after {page.data[-1].id}")
+
+
+def _best(members: Sequence[FamilyMember]) -> tuple[float | None, str | None]:
+    """Return the highest accuracy and what it was measured on; one on many images stands before any on few."""
+    entries = [(entry, data_set) for member in members for data_set, entry in member.accuracy.items()]
+    if not entries:
+        return None, None
+    best, data_set = max(entries, key=lambda item: (item[0].images >= WELL_MEASURED, item[0].top1))
+    return best.top1, _measured_on(data_set, best)
+
+
+def _measured_on(data_set: str, measured: MeasuredAccuracy) -> str:
+    return f"{data_set} ({measured.images:,} images)"
 
 
 def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
@@ -174,12 +194,19 @@ def _print(learngene: LearngeneResource, *, as_json: bool) -> None:
             ("data", provenance.data_set),
             ("ancestry", provenance.ancestry),
             ("licence", stated_licence(provenance.licence)),
+            *_measurements(learngene.members),
         ]
     )
     out.print()
     rows = [_row(member) for member in learngene.members]
     first = "depth" if learngene.members[0].path is None else "path"
     print_table((first, "params", "MACs", "size", "top-1"), rows, folds=4)
+
+
+def _measurements(members: Sequence[FamilyMember]) -> list[tuple[str, str]]:
+    """Return what the accuracies of members were measured on."""
+    found = dict.fromkeys(_measured_on(*item) for member in members for item in member.accuracy.items())
+    return [("measured", f"on {', '.join(found)}, no fine-tuning")] if found else []
 
 
 def _widths(learngene: LearngeneResource) -> str:

@@ -147,6 +147,7 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
         ("version", provenance.version),
         ("licence", stated_licence(provenance.licence)),
         ("notes", provenance.notes),
+        ("measured", ", ".join(dict.fromkeys(f"on {item.data_set} ({item.images:,} images)" for item in description.accuracy))),
         ("digest", opened.digest),
     ]
     print_facts((name, value) for name, value in facts if value)

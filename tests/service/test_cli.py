@@ -187,6 +187,7 @@ def test_inspect_shows_what_a_learngene_says_of_itself(tleg: Tleg, learngene_fil
     shown = tleg("inspect", learngene_files[0])
     assert opened.digest in shown.out
     assert "83.00 %" in shown.out
+    assert re.search(r"^measured +on shapes \([\d,]+ images\) *$", shown.out, re.MULTILINE)
     assert_fits(shown.out)
 
 

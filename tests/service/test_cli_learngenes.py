@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,14 @@ def test_a_learngene_is_published_shown_listed_downloaded_and_deleted(online: Tl
     assert published.code == 0, published
     assert_fits(published.out)
     digest = Learngene.open(newcomer).digest
-    for text in ("newcomer", "tleg, trained at depth 9", digest, "published 2", "75.00 % shapes"):
+    for text in ("newcomer", "tleg, trained at depth 9", digest, "published 2", "75.00 % shapes", "on shapes (1,000 images)"):
         assert text in published.out
     shown = online("learngenes", "show", "newcomer")
     assert shown.out == published.out
     assert online("learngenes", "get", "newcomer").out == shown.out
     listed = online("learngenes", "list")
     assert_fits(listed.out)
-    assert re.search(r"newcomer +tleg +1-9 +\S+ +75.00 % +published", listed.out)
+    assert re.search(r"newcomer +tleg +1-9 +\S+ +75.00 % \[1\] +published", listed.out)
     assert re.search(r"tiny-tleg .* configured", listed.out)
     assert online("learngenes").out == listed.out
     target = tmp_path / "back.safetensors"
@@ -93,6 +94,23 @@ def test_what_is_refused_is_one_line(online: Tleg, newcomer: Path, tmp_path: Pat
     assert_one_line_error(online("publish", taken), "replace=true")
     assert online("publish", taken, "--replace").code == 0
     assert_one_line_error(online("learngenes", "show", "../x"), "there is no")
+
+
+def test_a_best_accuracy_says_what_it_was_measured_on(online: Tleg, newcomer: Path) -> None:
+    """Each learngene's number refers to a line; one of many images stands before a higher one of few."""
+    few = tuple(replace(entry, images=50) for entry in tiny.measured("few", {2: 0.99}))
+    many = tiny.measured("many", {3: 0.25, 4: 0.5})
+    newcomer.write_bytes(Learngene.open(newcomer).with_description(accuracy=few + many).content)
+    assert online("publish", newcomer).code == 0
+    listed = online("learngenes").out
+    assert_fits(listed)
+    found = re.search(r"newcomer .* 50.00 % (\[\d\]) ", listed)
+    assert found is not None, listed
+    assert f"\n{found[1]} the best member's on many (1,000 images), no fine-tuning\n" in listed
+    other = re.search(r"tiny-tleg .* 83.00 % (\[\d\]) ", listed)
+    assert other is not None, listed
+    assert f"\n{other[1]} the best member's on shapes" in listed
+    assert "few" not in listed
 
 
 def test_options_before_the_command_are_not_lost_in_silence(tleg: Tleg) -> None:

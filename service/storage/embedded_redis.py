@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 60  # a large append-only file takes seconds to load
 _RESTART_PAUSE_S = 0.5  # between a server's end and the next look, so that one that always fails does not spin
+_LOCK_PATIENCE_S = 1.0  # `running_url` holds it for a moment, and so does what a killed owner was just starting
 _MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
@@ -82,6 +83,7 @@ class EmbeddedRedis:
     def __init__(self, data_dir: Path, *, server: Path | None = None, stop_timeout_s: float = 10.0) -> None:
         self._stop_timeout_s = stop_timeout_s
         self._folder = data_dir.absolute() / "redis"  # Redis changes into it, and takes paths from there
+        self._files_lock = self._folder / "server.lock"  # held by the server as long as it lives, whoever started it
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -105,13 +107,14 @@ class EmbeddedRedis:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (self._folder / "owner.lock").open("a")
+            deadline = time.monotonic() + _LOCK_PATIENCE_S
+            while not (is_ours := _lock(self._lock)) and time.monotonic() < deadline:
+                time.sleep(0.02)
         except OSError as error:
             raise StoreUnavailableError(f"the data folder {self._folder} cannot be used: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not is_ours:
             self._lock.close()
-            raise StoreUnavailableError(f"another tleg serve is using the data folder {self._folder.parent}") from None
+            raise StoreUnavailableError(f"another tleg serve is using the data folder {self._folder.parent}")
         try:
             self._start()
         except BaseException:
@@ -165,13 +168,17 @@ class EmbeddedRedis:
             "maxmemory-policy": "noeviction",
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
-        self._process = subprocess.Popen(  # noqa: S603 (our own options; the program is the operator's)
-            [str(server), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C at the terminal reaches us alone; we stop the server after the API
-        )
+        with self._files_lock.open("a") as files_lock:
+            if not _lock(files_lock):
+                raise StoreUnavailableError(f"another Redis has the files in {self._folder}")
+            self._process = subprocess.Popen(  # noqa: S603 (our own options; the program is the operator's)
+                [str(server), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C at the terminal reaches us alone; we stop the server after the API
+                pass_fds=(files_lock.fileno(),),
+            )
         self._await_answer(log)
         logger.info("embedded Redis is up", extra={"action": "redis_started", "server": str(server)})
 
@@ -215,17 +222,24 @@ class EmbeddedRedis:
         client = _client(left, timeout_s=self._stop_timeout_s)
         deadline = time.monotonic() + self._stop_timeout_s
         try:
-            while _listens(client):
+            while (listens := _listens(client)) or self._files_are_held():  # one that is just starting does not listen yet
                 if time.monotonic() > deadline:
                     raise StoreUnavailableError(f"the Redis left behind on {left} does not end")
-                logger.warning("stopping a Redis left behind", extra={"action": "redis_orphan_stopped", "socket": str(left)})
-                client.shutdown(nosave=True)
+                if listens:
+                    logger.warning(
+                        "stopping a Redis left behind", extra={"action": "redis_orphan_stopped", "socket": str(left)}
+                    )
+                    client.shutdown(nosave=True)
                 time.sleep(0.05)
         except RedisError as error:
             raise StoreUnavailableError(f"the Redis left behind on {left} does not answer: {error}") from error
         finally:
             client.close()
         self._socket.unlink(missing_ok=True)
+
+    def _files_are_held(self) -> bool:
+        with self._files_lock.open("a") as files_lock:
+            return not _lock(files_lock)
 
     def _await_answer(self, log: Path) -> None:
         if self._process is None:
@@ -246,6 +260,15 @@ class EmbeddedRedis:
         finally:
             client.close()
         raise StoreUnavailableError(f"the embedded Redis did not answer within {_START_TIMEOUT_S} s (see {log})")
+
+
+def _lock(file: IO[str]) -> bool:
+    """Take a file's lock if it is free; it is given back where the last copy of the descriptor is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _listens(client: redis.Redis) -> bool:

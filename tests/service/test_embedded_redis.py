@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,10 +138,40 @@ def test_a_killed_owners_redis_is_stopped_by_the_next_owner(folder: str, tmp_pat
 def test_a_killed_owner_and_a_killed_redis_leave_only_files(tmp_path: Path) -> None:
     """A stale socket and a stale pid file are no obstacle, even if another process has that pid now."""
     with owner(tmp_path) as (process, _):
-        os.kill(redis_pid(tmp_path), signal.SIGKILL)
-        process.kill()
+        process.kill()  # first, or it starts another
         process.wait()
+        orphan = redis_pid(tmp_path)
+        os.kill(orphan, signal.SIGKILL)
+        while is_running(orphan):
+            time.sleep(0.01)
         (tmp_path / "redis" / "redis.pid").write_text(f"{os.getpid()}\n")
+        with EmbeddedRedis(tmp_path) as embedded, redis.Redis.from_url(embedded.url) as client:
+            assert client.ping()
+
+
+def test_a_redis_that_was_just_started_is_waited_for(tmp_path: Path) -> None:
+    """It has the files and does not listen yet: a second one on the same files would spoil them."""
+    with EmbeddedRedis(tmp_path):
+        pass
+    with (tmp_path / "redis" / "server.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailableError, match=r"left behind on .* does not end"):
+            EmbeddedRedis(tmp_path, stop_timeout_s=0.2).__enter__()
+        release = threading.Timer(0.2, held.close)
+        release.start()
+        with EmbeddedRedis(tmp_path) as embedded, redis.Redis.from_url(embedded.url) as client:
+            assert held.closed
+            assert client.ping()
+
+
+def test_a_moments_look_at_the_lock_is_no_obstacle(tmp_path: Path) -> None:
+    """As `running_url` takes, in every worker that starts beside the server."""
+    with EmbeddedRedis(tmp_path):
+        pass
+    with (tmp_path / "redis" / "owner.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        release = threading.Timer(0.2, held.close)
+        release.start()
         with EmbeddedRedis(tmp_path) as embedded, redis.Redis.from_url(embedded.url) as client:
             assert client.ping()
 

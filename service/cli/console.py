@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Literal
 
 from rich.console import Console
@@ -65,6 +66,11 @@ def compact(number: float) -> str:
 def percent(fraction: float | None) -> str:
     """Return a fraction in percent, or a dash."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def local_time(when: datetime | None) -> str:
+    """Return a time in this machine's time zone, or a dash."""
+    return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
 import typer
@@ -13,7 +12,7 @@ from service.api.schemas.fine_tunes import FineTuneList, FineTuneResource
 from service.api.schemas.jobs import JobResource, RunResource
 from service.api.schemas.trainings import TrainingList, TrainingResource
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
+from service.cli.console import compact, err, local_time, out, percent, print_facts, print_json, print_table
 from service.cli.job_watch import watch_job
 from service.cli.models import Url
 from service.client import Client
@@ -145,12 +144,12 @@ def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
         ),
         ("held out", held_out),
         ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),
-        ("created", _time(job.created_at)),
-        ("started", _time(job.started_at)),
-        ("finished", _time(job.finished_at)),
+        ("created", local_time(job.created_at)),
+        ("started", local_time(job.started_at)),
+        ("finished", local_time(job.finished_at)),
     ]
     if job.estimated_finish_at is not None:
-        facts.append(("expected", _time(job.estimated_finish_at)))
+        facts.append(("expected", local_time(job.estimated_finish_at)))
     if job.error is not None:
         facts.append(("error", f"{job.error.message} ({job.error.code})"))
     return facts
@@ -159,7 +158,3 @@ def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
 def _print_status(job: JobResource) -> None:
     waits = ", to be paused when its state is saved" if job.pause_requested else ""
     out.print(f"{job.id} is {job.status}{waits}", soft_wrap=True)
-
-
-def _time(when: datetime | None) -> str:
-    return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
 from service.api.schemas.trainings import ALONG_PATH, AT_DEPTH, TrainingResource
-from service.cli.console import out, percent, printable
+from service.cli.console import local_time, out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
 
@@ -22,17 +22,20 @@ JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
 
 
 def watch_job(client: Client, job: JobT, *, as_json: bool = False) -> JobT:
-    """Show a job's events until it has ended; return it.
+    """Show a job's events until it has ended; return it. Of one that had ended before, people are told when, and no events.
 
     Raises:
         JobFailedError: It failed, or was cancelled.
         ClientError: The server stays away.
     """
-    with _Display(job, quiet=as_json) as display:
-        for event in client.events(job.id, on_loss=display.lose):
-            if as_json:
-                out.print(event.model_dump_json(), soft_wrap=True)
-            display.show(event)
+    if job.is_terminal and not as_json:
+        out.print(f"{job.id} has ended, {local_time(job.finished_at)}", soft_wrap=True)
+    else:
+        with _Display(job, quiet=as_json) as display:
+            for event in client.events(job.id, on_loss=display.lose):
+                if as_json:
+                    out.print(event.model_dump_json(), soft_wrap=True)
+                display.show(event)
     return client.wait_for_fine_tune(job.id) if isinstance(job, FineTuneResource) else client.wait_for_training(job.id)
 
 

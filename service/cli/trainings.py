@@ -200,8 +200,12 @@ def _print_result(job: TrainingResource) -> None:
     if job.result is None:
         return
     out.print("succeeded", soft_wrap=True)
-    for member, top1 in job.accuracy.items():
+    measured = list(job.accuracy.items())
+    for member, top1 in measured[:_MEMBERS_SHOWN]:
         out.print(f"{_member(member)}: top-1 {percent(top1)} on held-out images", soft_wrap=True)
+    if len(measured) > _MEMBERS_SHOWN:
+        hint = f"`tleg learngenes show {job.result.learngene}` has them"
+        out.print(f"and {len(measured) - _MEMBERS_SHOWN} more: {hint}", soft_wrap=True)
     out.print(f"learngene {job.result.learngene}", soft_wrap=True)
     err.print(f"models of it: `tleg models create --learngene {job.result.learngene} --max-params 3M`", soft_wrap=True)
 

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from service.cli import job_commands
+from service.cli.job_watch import watch_job
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -38,3 +43,13 @@ def assert_one_line_error(outcome: Outcome, *parts: str) -> None:
     assert outcome.err.count("\n") == 1, outcome.err
     for part in parts:
         assert part in outcome.err
+
+
+def work_before_events(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
+    """Have a job that has not ended when `watch` asks for it do its work before its events are read."""
+
+    def watch(client: Any, job: Any, **options: Any) -> Any:
+        work()
+        return watch_job(client, job, **options)
+
+    monkeypatch.setattr(job_commands, "watch_job", watch)

@@ -18,7 +18,7 @@ from service.storage.embedded_redis import running_url
 from service.storage.object_store import ObjectStore
 from tests.service import jobs
 from tests.service.archives import animated, pets, zipped
-from tests.service.commands import Tleg, assert_fits, assert_one_line_error
+from tests.service.commands import Tleg, assert_fits, assert_one_line_error, work_before_events
 from tests.service.fine_tuned import Workshop
 from tests.service.jobs import START, Store
 from tests.service.server import ServerProcess
@@ -236,12 +236,13 @@ def test_every_setting_has_an_option(tleg: Tleg) -> None:
         assert f"--{name.replace('_', '-')} " in shown
 
 
-def test_watch_prints_a_line_for_each_epoch_and_ends_with_the_job(online: Tleg, server: ServerProcess, job: str) -> None:
+def test_watch_prints_a_line_for_each_epoch_and_ends_with_the_job(
+    online: Tleg, server: ServerProcess, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Code 0, the accuracy and the resulting model; no control characters of a server's messages."""
-    worker = threading.Timer(0.3, work, (server, job))
-    worker.start()
-    outcome = online("fine-tunes", "watch", job)
-    worker.join()
+    with monkeypatch.context() as patch:
+        work_before_events(patch, lambda: work(server, job))
+        outcome = online("fine-tunes", "watch", job)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert_fits(outcome.out)
@@ -264,6 +265,19 @@ def test_watching_a_job_that_fails_ends_with_code_1(online: Tleg, server: Server
     outcome = online("fine-tunes", "watch", job)
     assert outcome.code == 1
     assert outcome.err == f"error: {job} failed: no memory is left (out_of_memory)\n"
+    assert re.fullmatch(rf"{job} has ended, [\d: -]+\n", outcome.out)
+
+
+def test_watching_a_job_that_has_ended_tells_its_end_alone(online: Tleg, server: ServerProcess, job: str) -> None:
+    """When, how, and where the result is; not what it went through."""
+    work(server, job)
+    outcome = online("fine-tunes", "watch", job)
+    assert outcome.code == 0, outcome.err
+    assert_fits(outcome.out)
+    first, *rest = outcome.out.splitlines()
+    assert re.fullmatch(rf"{job} has ended, [\d: -]+", first)
+    assert rest == ["succeeded, top-1 50.00 % on held-out images", "model m-" + "2" * 32]
+    assert outcome.err == f"download it with `tleg fine-tunes download {job}`\n"
 
 
 def test_watching_a_job_that_is_cancelled_ends_with_code_1(online: Tleg, server: ServerProcess, job: str) -> None:

@@ -25,7 +25,7 @@ from service.domain.job import JobError
 from service.storage.embedded_redis import running_url
 from tests.service import jobs
 from tests.service.archives import pets, zipped
-from tests.service.commands import Tleg, assert_fits, assert_one_line_error
+from tests.service.commands import Tleg, assert_fits, assert_one_line_error, work_before_events
 from tests.service.jobs import START, Store
 from tests.service.server import ServerProcess
 
@@ -117,15 +117,22 @@ def test_what_is_wrong_is_said_in_a_line(online: Tleg, dataset: str, name: str, 
     assert_one_line_error(online("trainings", "create", "--name", name, "--dataset", dataset, *arguments), named)
 
 
-def test_watching_says_the_accuracy_of_each_depth(online: Tleg, server: ServerProcess, dataset: str, name: str) -> None:
-    """A line for each epoch, and what came of it; as JSON every event."""
+def test_watching_says_the_accuracy_of_each_depth(
+    online: Tleg, server: ServerProcess, dataset: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line for each epoch, and what came of it; afterwards the latter alone; as JSON every event."""
     job_id = online("trainings", "create", "--name", name, "--dataset", dataset, *SETS, "--json").json["id"]
-    work(server, job_id)
-    shown = online("trainings", "watch", job_id)
+    with monkeypatch.context() as patch:
+        work_before_events(patch, lambda: work(server, job_id))
+        shown = online("trainings", "watch", job_id)
     assert shown.code == 0, shown.err
     assert re.search(r"epoch 2/2 +loss 2\.000 +top-1 50\.00 % +depth 1 10\.00 % +depth 2 20\.00 %", shown.out)
     assert "depth 3: top-1 50.00 % on held-out images" in shown.out
     assert shown.out.endswith(f"learngene {name}\n")
+    first, *rest = online("trainings", "watch", job_id).out.splitlines()
+    assert re.fullmatch(rf"{job_id} has ended, \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d", first)
+    assert rest == shown.out.splitlines()[-len(rest) :]
+    assert rest[0] == "succeeded"
     events = [json.loads(line) for line in online("trainings", "watch", job_id, "--json").out.splitlines()]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert "depth 1 10.00 %, depth 2 20.00 %, depth 3 50.00 %" in online("trainings", "get", job_id).out.replace("\n", " ")
@@ -172,11 +179,14 @@ def test_a_pool_is_created_from_a_recipe_or_a_file_and_watched_by_path(
     assert other.code == 0, other.err
     assert "name m, depth 5" in other.out
     assert_fits(online("trainings", "get", job["id"]).out)
-    work(server, job["id"], members={"top1_path_0.0-1": 0.2, "top1_path_0.0-0_1.1-2": 0.6})
+    many = {f"top1_path_0.0-1_1.2-{last}": 0.5 for last in range(5, 20)}
+    work(server, job["id"], members={"top1_path_0.0-1": 0.2, "top1_path_0.0-0_1.1-2": 0.6} | many)
     shown = online("trainings", "watch", job["id"])
     assert shown.code == 0, shown.err
     assert "path 0.0-0_1.1-2: top-1 60.00 % on held-out images" in shown.out
-    assert "path 0.0-1 20.00 %, path 0.0-0_1.1-2 60.00 %" in online("trainings", "get", job["id"]).out.replace("\n", " ")
+    assert shown.out.count("held-out") == 12
+    assert f"and 5 more: `tleg learngenes show {name}` has them" in shown.out
+    assert "path 0.0-1 20.00 %, path 0.0-0_1.1-2 60.00 %" in " ".join(online("trainings", "get", job["id"]).out.split())
 
 
 def test_watching_a_training_that_fails_ends_with_code_1(online: Tleg, server: ServerProcess, dataset: str, name: str) -> None:

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=0, le=64, description="Fine-tuning workers that `tleg serve` runs beside the API.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where a worker trains: auto, cpu or cuda.")
+    only: Literal["exports"] | None = Field(
+        None, description="What a worker takes where it is not to take every job: exports, which then wait for no training."
+    )
     heartbeat_s: float = Field(
         30.0, ge=0.5, le=3600, description="Seconds after which a worker that is silent counts as dead, and its job moves on."
     )

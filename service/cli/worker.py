@@ -34,19 +34,24 @@ def worker(
         Path | None,
         typer.Option(help="The server's data folder (~/.local/share/tleg; or TLEG_DATA_DIR).", show_default=False),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Take nothing but: exports, which then wait for no training (or TLEG_ONLY).", show_default=False),
+    ] = None,
     learngene: Annotated[
         list[Path] | None, typer.Option(help="A learngene's file to hold beside the shipped ones; repeatable.")
     ] = None,
     shipped: Annotated[bool, typer.Option(help="Hold the learngenes shipped with the package.")] = True,
     until_eof: Annotated[bool, typer.Option(hidden=True, help="Drain when standard input ends: with the parent.")] = False,
 ) -> None:
-    """Run a worker, for fine-tunes and trainings: on the Redis of TLEG_REDIS_URL, or that of a `tleg serve` on the same folder.
+    """Run a worker, for jobs of any kind: on the Redis of TLEG_REDIS_URL, or that of a `tleg serve` on the same folder.
 
     SIGTERM or Ctrl-C drains it: the running job is saved and goes to another worker.
     """
     settings = Settings.load(
         device=device,
         data_dir=data_dir,
+        only=only,
         learngenes=tuple(learngene) if learngene else None,
         shipped=None if shipped else False,
     )
@@ -57,7 +62,8 @@ def worker(
     catalogue = load_catalogue(settings.learngenes, shipped=settings.shipped)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"  # there is never another of that name
     with WorkFolder(folder / "work") as work:
-        err.print(f"tleg worker {name} works on {settings.object_store_url}; Ctrl-C drains it", soft_wrap=True)
+        kind = f" for {settings.only} alone" if settings.only else ""
+        err.print(f"tleg worker {name}{kind} works on {settings.object_store_url}; Ctrl-C drains it", soft_wrap=True)
         asyncio.run(_work(settings, name=name, catalogue=catalogue, work_dir=work.path, until_eof=until_eof))
 
 

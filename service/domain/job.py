@@ -29,6 +29,13 @@ from service.domain.export import ExportFormat
 _JOB_ID = re.compile(r"(ft|lt|ex)-[0-9a-f]{32}")
 
 
+class Lane(StrEnum):
+    """A line that jobs wait in. A worker takes from the first before it looks into the next."""
+
+    EXPORTS = "exports"  # they take seconds, and do not wait for what takes hours
+    TRAININGS = "fine-tunes"  # fine-tunes and trainings; in Redis it has the name that it had when it was the only one
+
+
 class JobKind(StrEnum):
     """What a job makes."""
 
@@ -40,6 +47,11 @@ class JobKind(StrEnum):
     def prefix(self) -> str:
         """What the ids of these jobs begin with."""
         return {JobKind.FINE_TUNE: "ft-", JobKind.TRAINING: "lt-", JobKind.EXPORT: "ex-"}[self]
+
+    @property
+    def lane(self) -> Lane:
+        """Where these jobs wait."""
+        return Lane.EXPORTS if self is JobKind.EXPORT else Lane.TRAININGS
 
 
 class JobStatus(StrEnum):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from service.domain.job import TRANSITIONS
+from service.domain.job import TRANSITIONS, Lane
 from service.storage import keys
 from service.storage.job_message import JobMessage
 from service.storage.redis_failure import redis_failures
@@ -33,16 +33,19 @@ class JobScripts:
     ) -> Any:
         """Run a script on one job; raises `StoreUnavailableError`."""
         message = JobMessage.of(job_id)
+        (other,) = set(Lane) - {message.lane}
         async with redis_failures():
             return await self._scripts[name](
                 keys=[
                     keys.job(job_id),
                     keys.job_events(job_id),
-                    keys.QUEUE_LIST,
-                    keys.QUEUE_MESSAGES,
+                    keys.queue_list(message.lane),
+                    keys.queue_messages(message.lane),
                     keys.dataset_jobs(dataset_id),
                     keys.JOBS,
                     keys.LEARNGENES_IN_TRAINING,
+                    keys.queue_list(other),
+                    keys.queue_messages(other),
                     *_STATUS_KEYS,
                     *more_keys,
                 ],

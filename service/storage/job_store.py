@@ -44,8 +44,10 @@ from service.domain.job import (
     JobError,
     JobSpec,
     JobStatus,
+    Lane,
     Progress,
     TrainingSpec,
+    kind_of,
     new_job_id,
 )
 from service.storage import keys
@@ -216,7 +218,7 @@ class JobStore(JobReader):
         return await self._end_attempt(claim, "died", reason[:_MAX_MESSAGE], self._max_deaths)
 
     async def sweep(self) -> list[str]:
-        """Take jobs from silent workers and send lost messages again; return the jobs for which something was done.
+        """Take jobs from silent workers and send messages again that are lost, or in the wrong lane; return the jobs concerned.
 
         Any number of workers may do it at once.
         """
@@ -241,12 +243,14 @@ class JobStore(JobReader):
         return touched
 
     async def _without_message(self, queued: Sequence[str]) -> list[str]:
-        """Return those of the queued jobs whose message is not in the queue; the script looks again."""
+        """Return those of the queued jobs whose message is not in their lane of the queue; the script looks again."""
         if not queued:
             return []
-        listed: Any = await self._redis.lrange(keys.QUEUE_LIST, 0, -1)
-        known: Any = await self._redis.hkeys(keys.QUEUE_MESSAGES)
-        waiting = set(listed) & set(known)
+        waiting: dict[Lane, set[str]] = {}
+        for lane in Lane:
+            listed: Any = await self._redis.lrange(keys.queue_list(lane), 0, -1)
+            known: Any = await self._redis.hkeys(keys.queue_messages(lane))
+            waiting[lane] = set(listed) & set(known)
         missing = []
         for start in range(0, len(queued), _ASKED_AT_ONCE):
             chunk = queued[start : start + _ASKED_AT_ONCE]
@@ -254,7 +258,9 @@ class JobStore(JobReader):
                 for job_id in chunk:
                     pipeline.hget(keys.job(job_id), "message")
                 messages = await pipeline.execute()
-            missing += [job_id for job_id, message in zip(chunk, messages, strict=True) if message not in waiting]
+            missing += [
+                job_id for job_id, message in zip(chunk, messages, strict=True) if message not in waiting[kind_of(job_id).lane]
+            ]
         return missing
 
     async def _order(self, job_id: str, command: str) -> Job:

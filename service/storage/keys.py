@@ -29,8 +29,8 @@
 | `tleg:exports`                 | hash       | the job that last made or makes each export of a model, by     | for ever    |
 |                                |            | `ExportSpec.name`                                              |             |
 | `tleg:idempotency:{sha256}`    | string     | JSON: the `job` that a request made, and the request's digest  | a day       |
-| `tleg:queue:*`                 | dramatiq's | the queue; `fine-tunes` and `fine-tunes.msgs` are written by   | dramatiq's  |
-|                                |            | our scripts too, in the form of dramatiq's `dispatch.lua`      |             |
+| `tleg:queue:*`                 | dramatiq's | the queue; `{lane}` and `{lane}.msgs` are written by our       | dramatiq's  |
+|                                |            | scripts too, in the form of dramatiq's `dispatch.lua`          |             |
 """
 
 from __future__ import annotations
@@ -48,10 +48,17 @@ EXPORTS = "tleg:exports"
 DOOMED_OBJECTS = "tleg:objects:doomed"
 
 QUEUE_NAMESPACE = "tleg:queue"
-QUEUE = "fine-tunes"
 QUEUE_ACTOR = "fine_tune"  # the name in the queue's messages of what works on them
-QUEUE_LIST = f"{QUEUE_NAMESPACE}:{QUEUE}"
-QUEUE_MESSAGES = f"{QUEUE_NAMESPACE}:{QUEUE}.msgs"
+
+
+def queue_list(lane: str) -> str:
+    """Return the key of a lane's list of messages' ids."""
+    return f"{QUEUE_NAMESPACE}:{lane}"
+
+
+def queue_messages(lane: str) -> str:
+    """Return the key of a lane's messages."""
+    return f"{QUEUE_NAMESPACE}:{lane}.msgs"
 
 
 def model(model_id: str) -> str:

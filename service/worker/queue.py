@@ -1,14 +1,15 @@
 """The queue as a worker reads it: dramatiq on Redis, one message at a time, each with a job's id and nothing else.
 
 A message is a hint (decision 0011): what it says is checked by the claim, so one that comes twice does nothing, and one that is
-lost is sent again by the sweep. Messages are written by the job store's scripts.
+lost is sent again by the sweep. Messages are written by the job store's scripts, each into its job's lane, which is a queue of
+dramatiq's. The lanes are read as one queue (decision 0026).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import dramatiq
 from dramatiq.broker import Consumer, MessageProxy
@@ -19,10 +20,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from service.domain.job import Lane
 from service.storage import keys
+from service.storage.job_message import JobMessage
 
 logger = logging.getLogger(__name__)
 
+_QUEUE = "jobs"  # what this process calls all its lanes together
 _POLL_MS = 100  # longest pause between two looks at an empty queue: a part of a job's start
 _AWAY_PAUSE_S = 0.5  # between two looks while Redis is away
 _SOCKET_TIMEOUT_S = 5.0
@@ -33,20 +37,27 @@ class Queue:
 
     Args:
         redis_url: Where it lies.
+        lanes: Those that the worker takes from; a later one while the earlier ones are empty.
         heartbeat_s: After how long another worker's messages count as abandoned.
         is_open: Whether a message may be fetched now.
         handle: What is done with a job's id; it blocks as long as the job has this worker.
     """
 
     def __init__(
-        self, redis_url: str, *, heartbeat_s: float, is_open: Callable[[], bool], handle: Callable[[str], None]
+        self,
+        redis_url: str,
+        *,
+        lanes: Sequence[Lane],
+        heartbeat_s: float,
+        is_open: Callable[[], bool],
+        handle: Callable[[str], None],
     ) -> None:
         self._client = Redis.from_url(
             redis_url, socket_timeout=_SOCKET_TIMEOUT_S, socket_connect_timeout=_SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
-        broker = _Broker(is_open, client=self._client, heartbeat_ms=int(heartbeat_s * 1000))
-        self._actor = dramatiq.actor(broker=broker, actor_name=keys.QUEUE_ACTOR, queue_name=keys.QUEUE)(handle)
-        self._worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=_POLL_MS)
+        self._broker = _Broker(lanes, is_open, client=self._client, heartbeat_ms=int(heartbeat_s * 1000))
+        dramatiq.actor(broker=self._broker, actor_name=keys.QUEUE_ACTOR, queue_name=_QUEUE)(handle)
+        self._worker = dramatiq.Worker(self._broker, worker_threads=1, worker_timeout=_POLL_MS)
         self._worker.queue_prefetch = 1  # the message in work counts, so no job waits behind another
 
     def start(self) -> None:
@@ -55,7 +66,8 @@ class Queue:
 
     def give_back(self, job_id: str) -> None:
         """Send a job's message again, for another worker; raises RedisError."""
-        self._actor.send(job_id)
+        message = JobMessage.of(job_id)
+        self._broker.do_enqueue(message.lane, message.id, message.data)
 
     def stop(self, *, timeout_s: float) -> None:
         """End the threads; what was fetched and not begun goes back to the queue."""
@@ -64,9 +76,9 @@ class Queue:
 
 
 class _Broker(RedisBroker):
-    """dramatiq's broker, with consumers that stand an absent Redis and fetch only when they may."""
+    """dramatiq's broker, with one consumer for all lanes that stands an absent Redis and fetches only when it may."""
 
-    def __init__(self, is_open: Callable[[], bool], *, client: Redis, heartbeat_ms: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], is_open: Callable[[], bool], *, client: Redis, heartbeat_ms: int) -> None:
         super().__init__(  # type: ignore[no-untyped-call]  # dramatiq's
             client=client,
             middleware=[],  # none of dramatiq's limits and retries: the job store decides what is tried again
@@ -74,19 +86,54 @@ class _Broker(RedisBroker):
             maintenance_chance=1_000_000,  # of a million: a dead worker's messages move on at once, not by lot
             heartbeat_timeout=heartbeat_ms,
         )
+        self._lanes = lanes
         self._is_open = is_open
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
-        consumer = super().consume(queue_name, prefetch, timeout)
-        if queue_name != keys.QUEUE:
-            return _PatientConsumer(consumer, lambda: True, timeout / 1000, lambda: None)
-        return _PatientConsumer(consumer, self._is_open, timeout / 1000, lambda: self._requeue_held(queue_name))
+        consume = super().consume
+        if queue_name != _QUEUE:  # dramatiq's own, for delayed messages
+            return _PatientConsumer(consume(queue_name, prefetch, timeout), lambda: True, timeout / 1000, lambda: None)
+        pause_ms = timeout // len(self._lanes)  # each waits at its empty lane before the next is looked at
+        lanes = {lane: consume(lane, prefetch, pause_ms) for lane in self._lanes}
+        return _PatientConsumer(_LanesConsumer(lanes), self._is_open, timeout / 1000, self._requeue_held)
 
-    def _requeue_held(self, queue_name: str) -> None:
+    def _requeue_held(self) -> None:
         """Put back what Redis takes us to hold: when nothing is in work, its fetching or acknowledging was cut off."""
-        held = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{queue_name}")
-        if held:
-            self.do_requeue(queue_name, *held)
+        for lane in self._lanes:
+            held = self.client.smembers(f"{self.namespace}:__acks__.{self.broker_id}.{lane}")
+            if held:
+                self.do_requeue(lane, *held)
+
+
+class _LanesConsumer(Consumer):
+    """Several lanes as one queue: the first that is not empty gives a message, and none another while that is in work."""
+
+    def __init__(self, lanes: Mapping[Lane, Consumer]) -> None:
+        self._lanes = lanes
+        self._open = list(lanes)
+
+    def __next__(self) -> MessageProxy | None:
+        for lane in self._open:
+            message = next(self._lanes[lane])
+            if message is not None:
+                self._open = [lane]  # whose consumer knows what is in work
+                # By its queue's name dramatiq finds the way back to us, and we by the lane's to where it came from.
+                return MessageProxy(message.copy(queue_name=_QUEUE, options={"lane": lane}))
+        return None
+
+    def ack(self, message: MessageProxy) -> None:
+        try:
+            self._lanes[message.options["lane"]].ack(message)
+        finally:
+            self._open = list(self._lanes)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        for message in messages:
+            self._lanes[message.options["lane"]].requeue([message])
+
+    def close(self) -> None:
+        for consumer in self._lanes.values():
+            consumer.close()
 
 
 class _PatientConsumer(Consumer):

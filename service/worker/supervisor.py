@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from service.domain.catalogue import Catalogue
 from service.domain.errors import FencedError, StoreUnavailableError
-from service.domain.job import JobError, JobStatus
+from service.domain.job import JobError, JobStatus, Lane
 from service.settings import Settings
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, JobStore
@@ -75,7 +75,13 @@ class Supervisor:
             learngenes=LearngeneRegistry(catalogue, LearngeneStore(self._redis), objects, limits=limits, serving=False),
             max_exported_bytes=settings.max_exported_bytes,
         )
-        self._queue = Queue(settings.redis_url, heartbeat_s=settings.heartbeat_s, is_open=self._is_open, handle=self._handle)
+        self._queue = Queue(
+            settings.redis_url,
+            lanes=[Lane.EXPORTS] if settings.only else list(Lane),
+            heartbeat_s=settings.heartbeat_s,
+            is_open=self._is_open,
+            handle=self._handle,
+        )
         self._loop = asyncio.get_running_loop()
         self._draining = asyncio.Event()
         self._attempt: Attempt | None = None

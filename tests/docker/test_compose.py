@@ -64,7 +64,7 @@ def test_the_schema_would_find_a_misspelt_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not _has_compose(), reason="needs Docker Compose")
-@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+@pytest.mark.parametrize("profile", ["gpu", "cpu", "gpu,exports"])
 def test_compose_itself_reads_it(profile: str) -> None:
     """Where there is one; it needs no engine for that. Without a password it does not."""
     command = ["docker", "compose", "--file", str(COMPOSE_FILE), "--env-file", os.devnull, "config", "--quiet"]
@@ -181,12 +181,14 @@ def test_a_profile_chooses_the_worker() -> None:
         "redis": None,
         "worker": ["gpu"],
         "worker-cpu": ["cpu"],
+        "worker-exports": ["exports"],
     }
     reserved = SERVICES["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert reserved == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert SERVICES["worker"]["environment"]["TLEG_DEVICE"] == "cuda"
     assert "deploy" not in SERVICES["worker-cpu"]
     assert SERVICES["worker-cpu"]["environment"]["TLEG_DEVICE"] == "cpu"
+    assert SERVICES["worker-exports"]["environment"]["TLEG_ONLY"] == "exports"
 
 
 @pytest.mark.parametrize("name", OURS)

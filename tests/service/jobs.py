@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from service.domain.job import FineTuneSpec, Job, JobCheckpoint, JobError, JobStatus, Progress
+from service.domain.export import ExportFormat
+from service.domain.job import ExportSpec, FineTuneSpec, Job, JobCheckpoint, JobError, JobStatus, Lane, Progress
 from service.storage import keys
 from service.storage.job_reader import IdempotencyKey
 from service.storage.job_store import Claim, JobStore
@@ -19,6 +21,7 @@ ResultT = TypeVar("ResultT")
 
 DATASET = "ds-" + "0" * 32
 SPEC = FineTuneSpec(model="m-" + "1" * 32, dataset=DATASET, settings={"epochs": 3}, requested={"epochs": 3})
+EXPORT = ExportSpec(model=SPEC.model, format=ExportFormat.ONNX)
 KEY = IdempotencyKey(digest="a" * 64, request="b" * 64)
 START = Progress(steps=10, metrics={})
 
@@ -82,6 +85,16 @@ def run(url: str, use: Callable[[Store], Awaitable[ResultT]]) -> ResultT:
             return await use(Store(client))
 
     return asyncio.run(opened())
+
+
+async def queue_as_before(client: Any, job_id: str) -> None:
+    """Put a queued export where versions without lanes put it: into the one queue."""
+    message = await client.hget(keys.job(job_id), "message")
+    data = await client.hget(keys.queue_messages(Lane.EXPORTS), message)
+    await client.lrem(keys.queue_list(Lane.EXPORTS), 1, message)
+    await client.hdel(keys.queue_messages(Lane.EXPORTS), message)
+    await client.hset(keys.queue_messages(Lane.TRAININGS), message, json.dumps(json.loads(data) | {"queue_name": "fine-tunes"}))
+    await client.rpush(keys.queue_list(Lane.TRAININGS), message)
 
 
 def checkpoint(epoch: int) -> JobCheckpoint:

@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from redis.asyncio import Redis
 
 from service.domain.errors import FencedError, JobStateError
-from service.domain.job import TRANSITIONS, JobStatus
+from service.domain.job import TRANSITIONS, JobStatus, Lane
 from service.storage import keys
 from service.storage.job_store import Claim, Demand
 from tests.service.jobs import DATASET, START, WRITES, ResultT, Store
@@ -185,8 +185,8 @@ class JobLife(RuleBasedStateMachine):
                 assert JobStatus(after) in TRANSITIONS[JobStatus(before)]
             if job.status is JobStatus.QUEUED:
                 message = snapshot[keys.job(job_id)]["message"]
-                assert message in snapshot[keys.QUEUE_LIST]
-                assert json.loads(snapshot[keys.QUEUE_MESSAGES][message])["args"] == [job_id]
+                assert message in snapshot[keys.queue_list(Lane.TRAININGS)]
+                assert json.loads(snapshot[keys.queue_messages(Lane.TRAININGS)][message])["args"] == [job_id]
         assert snapshot.get(keys.dataset_jobs(DATASET), set()) == alive
         assert self.do(self.store.sweep()) == []
 

@@ -25,12 +25,12 @@ from service.domain.errors import (
     JobStateError,
     StoreUnavailableError,
 )
-from service.domain.job import JobStatus, Progress, new_job_id
+from service.domain.job import ExportSpec, FineTuneSpec, JobStatus, Lane, Progress, new_job_id
 from service.storage import keys
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import Claim, Demand, JobStore
 from service.storage.object_store import ObjectStore
-from tests.service.jobs import DATASET, KEY, SPEC, START, WRITES, Store, checkpoint, run
+from tests.service.jobs import DATASET, EXPORT, KEY, SPEC, START, WRITES, Store, checkpoint, queue_as_before, run
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_of_many_creations_with_one_key_one_makes_a_job(url: str) -> None:
         answers = await asyncio.gather(*(store.create(SPEC, key=KEY) for _ in range(20)))
         assert sum(created for _, created in answers) == 1
         assert len({job.id for job, _ in answers}) == 1
-        assert len(await store.redis.lrange(keys.QUEUE_LIST, 0, -1)) == await store.redis.zcard(keys.JOBS) == 1
+        assert len(await waiting(store)) == await store.redis.zcard(keys.JOBS) == 1
         assert 24 * 3600 - 60 < await store.redis.ttl(keys.idempotency(KEY.digest)) <= 24 * 3600
         assert await store.find(KEY) == answers[0][0]
 
@@ -137,27 +137,31 @@ def test_a_job_and_the_deletion_of_its_data_set_exclude_each_other(url: str, tmp
 
 
 @contextmanager
-def consumer_of(url: str) -> Iterator[Any]:
-    """Give dramatiq's own consumer of our queue."""
+def consumer_of(url: str, lane: Lane) -> Iterator[Any]:
+    """Give dramatiq's own consumer of a lane of our queue."""
     broker = RedisBroker(url=url, namespace=keys.QUEUE_NAMESPACE, middleware=[])
-    broker.declare_queue(keys.QUEUE)
-    yield broker.consume(keys.QUEUE, prefetch=1, timeout=10)
+    broker.declare_queue(lane)
+    yield broker.consume(lane, prefetch=1, timeout=10)
     broker.close()
     broker.client.close()
 
 
-def test_dramatiq_receives_what_was_queued_and_forgets_what_was_acknowledged(url: str) -> None:
+@pytest.mark.parametrize(("spec", "lane"), [(SPEC, Lane.TRAININGS), (EXPORT, Lane.EXPORTS)])
+def test_dramatiq_receives_what_was_queued_and_forgets_what_was_acknowledged(
+    url: str, spec: FineTuneSpec | ExportSpec, lane: Lane
+) -> None:
     """The contract with dramatiq's dispatch.lua: its consumer reads our messages, in order, and an ack removes them."""
-    jobs = run(url, lambda store: asyncio.gather(*(store.created() for _ in range(3))))
-    with consumer_of(url) as consumer, redis.Redis.from_url(url, decode_responses=True) as client:
-        for job in sorted(jobs, key=lambda job: job.created_at):
+    specs = [replace(spec, model=f"m-{index:032}") for index in range(3)]
+    jobs = run(url, lambda store: asyncio.gather(*(store.create(spec) for spec in specs)))
+    with consumer_of(url, lane) as consumer, redis.Redis.from_url(url, decode_responses=True) as client:
+        for job in sorted((job for job, _ in jobs), key=lambda job: job.created_at):
             message = next(consumer)
             assert message is not None
-            assert (message.queue_name, message.actor_name, message.args) == (keys.QUEUE, keys.QUEUE_ACTOR, (job.id,))
-            assert client.hlen(keys.QUEUE_MESSAGES) > 0
+            assert (message.queue_name, message.actor_name, message.args) == (lane, keys.QUEUE_ACTOR, (job.id,))
+            assert client.hlen(keys.queue_messages(lane)) > 0
             consumer.ack(message)
-        assert client.hgetall(keys.QUEUE_MESSAGES) == {}
-        assert client.lrange(keys.QUEUE_LIST, 0, -1) == []
+        assert client.hgetall(keys.queue_messages(lane)) == {}
+        assert client.lrange(keys.queue_list(lane), 0, -1) == []
 
 
 def test_a_requeued_job_goes_to_the_back(url: str) -> None:
@@ -172,10 +176,61 @@ def test_a_requeued_job_goes_to_the_back(url: str) -> None:
     run(url, use)
 
 
-async def waiting(store: Store) -> list[str]:
-    """Return the jobs named by the queue's messages, in order."""
-    ids = await store.redis.lrange(keys.QUEUE_LIST, 0, -1)
-    return [dramatiq.Message.decode(str(await store.redis.hget(keys.QUEUE_MESSAGES, item)).encode()).args[0] for item in ids]
+async def waiting(store: Store, lane: Lane = Lane.TRAININGS) -> list[str]:
+    """Return the jobs named by a lane's messages, in order."""
+    ids = await store.redis.lrange(keys.queue_list(lane), 0, -1)
+    messages = [await store.redis.hget(keys.queue_messages(lane), item) for item in ids]
+    return [dramatiq.Message.decode(str(message).encode()).args[0] for message in messages]
+
+
+def test_exports_wait_in_a_lane_of_their_own(url: str) -> None:
+    """However they come into the queue: created, resumed, handed over, or sent again."""
+
+    async def use(store: Store) -> None:
+        training, (export, _) = await store.created(), await store.create(EXPORT)
+
+        async def each_waits_in_its_lane() -> None:
+            assert (await waiting(store), await waiting(store, Lane.EXPORTS)) == ([training.id], [export.id])
+
+        await each_waits_in_its_lane()
+        for job in (training, export):
+            await store.pause(job.id)
+        assert (await waiting(store), await waiting(store, Lane.EXPORTS)) == ([], [])
+        for job in (training, export):
+            await store.resume(job.id)
+        await each_waits_in_its_lane()
+        for lane in Lane:
+            await store.redis.delete(keys.queue_list(lane), keys.queue_messages(lane))
+        for job in (training, export):
+            await store.release(await store.claimed(job=job), JobStatus.QUEUED)
+        await each_waits_in_its_lane()
+        for lane in Lane:
+            await store.redis.delete(keys.queue_list(lane), keys.queue_messages(lane))
+        assert set(await store.sweep()) == {training.id, export.id}
+        await each_waits_in_its_lane()
+        assert await store.sweep() == []
+
+    run(url, use)
+
+
+@pytest.mark.parametrize("how", ["sweep", "cancel"])
+def test_an_export_queued_before_there_were_lanes_leaves_nothing_in_the_others(url: str, how: str) -> None:
+    """The first sweep after an upgrade moves it; it can be cancelled before."""
+
+    async def use(store: Store) -> None:
+        (export, _), training = await store.create(EXPORT), await store.created()
+        await queue_as_before(store.redis, export.id)
+        assert await waiting(store) == [training.id, export.id]
+        if how == "sweep":
+            assert await store.sweep() == [export.id]
+        else:
+            await store.cancel(export.id)
+        assert await store.sweep() == []
+        assert await waiting(store) == [training.id]
+        assert await waiting(store, Lane.EXPORTS) == ([export.id] if how == "sweep" else [])
+        assert await store.redis.hlen(keys.queue_messages(Lane.TRAININGS)) == 1
+
+    run(url, use)
 
 
 def test_a_sweep_sends_lost_messages_again_and_no_others(url: str) -> None:
@@ -184,8 +239,8 @@ def test_a_sweep_sends_lost_messages_again_and_no_others(url: str) -> None:
     async def use(store: Store) -> None:
         waits, lost = await store.created(), await store.created()
         message = await store.redis.hget(keys.job(lost.id), "message")
-        await store.redis.lrem(keys.QUEUE_LIST, 1, message)
-        await store.redis.hdel(keys.QUEUE_MESSAGES, message)
+        await store.redis.lrem(keys.queue_list(Lane.TRAININGS), 1, message)
+        await store.redis.hdel(keys.queue_messages(Lane.TRAININGS), message)
         assert await store.sweep() == [lost.id]
         assert await store.sweep() == []
         assert await waiting(store) == [waits.id, lost.id]
@@ -198,12 +253,12 @@ def test_a_message_that_was_taken_and_led_to_no_claim_is_sent_again_after_a_whil
 
     async def use(store: Store) -> None:
         job = await store.created()
-        await store.redis.lpop(keys.QUEUE_LIST)
+        await store.redis.lpop(keys.queue_list(Lane.TRAININGS))
         assert await store.sweep() == []  # it may be on its way to a claim
         await store.redis.hset(keys.job(job.id), "sent_at", "1")
         assert await store.sweep() == [job.id]
         assert await waiting(store) == [job.id]
-        assert await store.redis.hlen(keys.QUEUE_MESSAGES) == 1
+        assert await store.redis.hlen(keys.queue_messages(Lane.TRAININGS)) == 1
 
     run(url, use)
 
@@ -455,8 +510,7 @@ def test_a_job_that_has_ended_takes_no_orders(url: str, end: str) -> None:
                 await order(claim.job.id)
         assert await store.snapshot() == before
         assert keys.dataset_jobs(DATASET) not in before
-        assert keys.QUEUE_LIST not in before
-        assert keys.QUEUE_MESSAGES not in before
+        assert not [key for key in before if key.startswith(keys.QUEUE_NAMESPACE)]
         assert not {"lease", "worker", "token", "message"} & before[keys.job(claim.job.id)].keys()  # type: ignore[attr-defined]
 
     run(url, use)

@@ -27,6 +27,7 @@ def test_every_setting_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyP
         "store_url": "s3://bucket/tleg",
         "workers": "2",
         "device": "cpu",
+        "only": "exports",
         "heartbeat_s": "10",
         "max_deaths": "5",
         "checkpoint_s": "0",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.domain.job import JobStatus
+from service.domain.job import JobStatus, Lane
 from service.storage import keys
 from service.storage.job_store import Claim
 from service.storage.object_store import state_key
@@ -367,7 +367,7 @@ def test_no_state_is_left_of_a_job_that_died_with_its_worker(on_bench: OnBench, 
         state.write_text("a state")
         await bench.redis.hset(f"tleg:job:{job.id}", mapping={"lease": "1", "deaths": "2"})
         if found_by == "sweep":
-            await bench.redis.delete(keys.QUEUE_LIST, keys.QUEUE_MESSAGES)
+            await bench.redis.delete(keys.queue_list(Lane.TRAININGS), keys.queue_messages(Lane.TRAININGS))
         async with bench.worker():
             assert (await bench.ended(job.id)).status is JobStatus.FAILED
             await asyncio.sleep(0.3)

@@ -1,21 +1,23 @@
 -- What every script on one job begins with: this text stands before theirs.
 -- KEYS[1]   hash        the job; its fields are described in job_store.py
 -- KEYS[2]   stream      its events
--- KEYS[3]   list        the queue: ids of messages, in the form of dramatiq's dispatch.lua
--- KEYS[4]   hash        the queue's messages by id, likewise
+-- KEYS[3]   list        the job's lane of the queue: ids of messages, in the form of dramatiq's dispatch.lua
+-- KEYS[4]   hash        the lane's messages by id, likewise
 -- KEYS[5]   set         the jobs that use the job's data set and have not ended; of no data set, it is empty
 -- KEYS[6]   sorted set  all jobs by time of creation
 -- KEYS[7]   hash        names of learngenes in training, each with its job's id
--- KEYS[8…]  sorted set  the jobs of each status, in the order of ARGV[1]
+-- KEYS[8]   list        the other lane, in which an earlier version of this service may have put the job
+-- KEYS[9]   hash        its messages
+-- KEYS[10…] sorted set  the jobs of each status, in the order of ARGV[1]
 -- ARGV[1]   JSON: [[status, [the statuses that may follow]], …], the one table of transitions
 -- ARGV[2]   id of a fresh message, used where the job enters the queue
 -- ARGV[3]   that message
 -- Invariants: a job stands in the set of its status and in no other; it is in the queue's messages while it is queued; its data
 -- set counts it, and the name of the learngene that it trains is its own, until it ends; events are numbered from 1 without gaps; every change of status has its event.
 local JOB, EVENTS, QUEUE, MESSAGES, DATASET_JOBS, JOBS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local IN_TRAINING = KEYS[7]
+local IN_TRAINING, OTHER_QUEUE, OTHER_MESSAGES = KEYS[7], KEYS[8], KEYS[9]
 local STATUSES = {}
-local FIRST_OWN_KEY = 8
+local FIRST_OWN_KEY = 10
 for _, row in ipairs(cjson.decode(ARGV[1])) do
   local following, count = {}, 0
   for _, status in ipairs(row[2]) do
@@ -51,6 +53,8 @@ local function leave_queue()
   if message then
     redis.call('HDEL', MESSAGES, message)
     redis.call('LREM', QUEUE, 1, message)
+    redis.call('HDEL', OTHER_MESSAGES, message)
+    redis.call('LREM', OTHER_QUEUE, 1, message)
     redis.call('HDEL', JOB, 'message', 'sent_at')
   end
 end

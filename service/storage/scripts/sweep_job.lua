@@ -4,8 +4,9 @@
 -- ARGV[5]   what is said of a silent worker
 -- ARGV[6]   how long a message may be on its way from the queue to a claim, in microseconds
 -- Returns   {'ok', 1} where something was done, {'ok', 0} otherwise.
--- Invariant: nothing happens to a job whose worker lives or whose message waits. A message that left the queue and led to no
--- claim counts as lost: a worker that was cut off between taking and reading it would keep it for ever.
+-- Invariant: nothing happens to a job whose worker lives or whose message waits in the job's lane; from the other it moves
+-- there. A message that left the queue and led to no claim counts as lost: a worker that was cut off between taking and reading
+-- it would keep it for ever.
 if bury_if_lapsed(ARGV[5], tonumber(ARGV[4])) then
   return {'ok', 1}
 end

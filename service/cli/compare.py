@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,10 @@ from rich.table import Column
 
 from service.cli.console import compact, err, out, print_facts, print_table, printable
 from service.cli.training_options import DeviceOption, command_line, resolve_device
+from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.claims import Claim
 from tleg_core.comparison.config import ComparisonConfig, DataSource
-from tleg_core.comparison.image_store import ImageStore, check_paths
+from tleg_core.comparison.image_store import ImageStore, Parts, check_paths
 from tleg_core.comparison.plan import Plan
 from tleg_core.comparison.planner import make_plan
 from tleg_core.comparison.results import RESULTS_NAME, Result, Results
@@ -71,7 +72,7 @@ def compare(
             count = workers if device == "cpu" else 1
             with _Bar(plan, results) as bar:
                 run_plan(plan, results, folder, workers=count, device=device, ancestry=ancestry, progress=bar)
-    _show_claims(write_report(chosen, parts, plan, results, folder, command=command_line()))
+    _show_claims(write_report(chosen, parts, plan, results, folder, command=command_line()), parts)
     for path in ("report.md", "table.csv", "plots"):
         out.print(printable(str(folder / path)), soft_wrap=True)
 
@@ -145,10 +146,13 @@ def _show_rows(config: ComparisonConfig, plan: Plan) -> None:
     print_table(("row", "members", "stored", "making", "ancestry", "together"), rows)
 
 
-def _show_claims(claims: Sequence[Claim]) -> None:
-    """Print how many claims there are of each verdict."""
+def _show_claims(claims: Sequence[Claim], parts: Mapping[str, Parts]) -> None:
+    """Print how many claims there are of each verdict, and how many of them rest on few test images."""
     verdicts = Counter(claim.verdict for claim in claims)
     out.print(f"claims: {', '.join(f'{verdicts[verdict]} {verdict}' for verdict in Verdict)}")
+    few = [images for claim in claims if (images := claim.few_images(parts)) is not None]
+    if few:
+        out.print(f"{len(few)} of them rest on fewer than {WELL_MEASURED:,} test images ({min(few):,}), which decide little")
 
 
 @contextmanager

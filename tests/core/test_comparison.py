@@ -338,6 +338,16 @@ def test_equal_rows_are_undecided(tmp_path: Path) -> None:
     assert "ahead 0, behind 0, undecided 16 of 16" in claim.details
 
 
+def test_a_claim_knows_how_few_images_it_rests_on(tmp_path: Path) -> None:
+    """The fewest of its data sets, below a thousand; arithmetic rests on none."""
+    claims = claims_about("tleg", made_up(tmp_path, dict.fromkeys(ROWS, 0.5)))
+    many = replace(PARTS["photos"], test=replace(PARTS["photos"].test, images=1000))
+    few = {name: claim.few_images(PARTS | {"photos": many}) for name, claim in claims.items()}
+    assert (few["ahead of scratch, 0"], few["ahead of scratch, 1"], few["needs no fine-tuning: 0"]) == (None, 100, None)
+    assert claims["needs no fine-tuning: 0"].few_images(PARTS) == 200
+    assert claims["about 19 times 0"].few_images(PARTS) is None
+
+
 def test_the_arithmetic_claims_are_of_the_whole_family(tmp_path: Path) -> None:
     """Depths 4 to 12 alone against two blocks; the elastic learngene against nine networks trained as long."""
     vit = config().base.network.vit(10)

@@ -351,11 +351,24 @@ def test_the_report_has_a_verdict_on_each_claim_and_its_plots(folder: Path) -> N
     assert (folder / "plots" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_verdict_on_few_test_images_says_so(folder: Path) -> None:
+    """Beside it; what is arithmetic needs no images."""
+    lines = (folder / "report.md").read_text().splitlines()
+    for claim, few in (("comparable to scratch", True), ("on transfer", True), ("fewer stored parameters", False)):
+        found = [line for line in lines if claim in line and "| tleg-elastic | **" in line]
+        assert found, claim
+        assert all(("**, on 30 images |" in line) == few for line in found), found
+    assert any("fewer than 1,000" in line for line in lines[lines.index("## Claims") :])
+
+
 def test_the_command_ends_with_its_result(folder: Path) -> None:
-    """How many claims held, as in claims.csv, and where report, table and plots are."""
-    claims, *paths = (folder / "stdout.txt").read_text().splitlines()
+    """How many claims held and how many rest on few images, as in claims.csv, and where report, table and plots are."""
+    claims, few, *paths = (folder / "stdout.txt").read_text().splitlines()
     with (folder / "claims.csv").open() as file:
-        verdicts = Counter(line["verdict"] for line in csv.DictReader(file))
+        lines = list(csv.DictReader(file))
+    verdicts = Counter(line["verdict"] for line in lines)
+    on_few = [line for line in lines if line["few_test_images"] == "30"]
+    assert few == f"{len(on_few)} of them rest on fewer than 1,000 test images (30), which decide little"
     counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("held", "did not hold", "undecided")]
     assert claims == f"claims: {', '.join(counts)}"
     assert paths == [str(folder / name) for name in ("report.md", "table.csv", "plots")]

@@ -7,10 +7,12 @@ an interval leaves open is undecided. "About" a number is at least nine tenths o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.config import ComparisonConfig, DataSource
+from tleg_core.comparison.image_store import Parts
 from tleg_core.comparison.plan import Plan
 from tleg_core.comparison.rows import CHEAP, Method, Row
 from tleg_core.comparison.scores import Key, Scores
@@ -38,12 +40,19 @@ class Claim:
         row: The learngene's row.
         verdict: Held, did not hold, or undecided.
         details: The numbers that it follows from, in words.
+        data: The data sets on whose test images these were measured; none where they are arithmetic.
     """
 
     text: str
     row: str
     verdict: Verdict
     details: str
+    data: tuple[str, ...] = ()
+
+    def few_images(self, parts: Mapping[str, Parts]) -> int | None:
+        """Return the fewest test images that it was measured on, where these are too few to carry a verdict."""
+        fewest = min((parts[name].test.images for name in self.data), default=WELL_MEASURED)
+        return fewest if fewest < WELL_MEASURED else None
 
 
 def claims_of(config: ComparisonConfig, plan: Plan, scores: Scores, vit: VitConfig) -> list[Claim]:
@@ -96,6 +105,7 @@ def _half_the_cost(config: ComparisonConfig, scores: Scores, row: Row) -> Iterat
                 row=row.name,
                 verdict=overall(verdicts),
                 details="; ".join(words),
+                data=(source.name,),
             )
 
 
@@ -130,6 +140,7 @@ def _ahead(config: ComparisonConfig, scores: Scores, row: Row) -> Iterator[Claim
                 row=row.name,
                 verdict=verdict_on_standings(standings),
                 details=details,
+                data=tuple(source.name for source in sources),
             )
 
 
@@ -198,4 +209,5 @@ def _no_fine_tuning(config: ComparisonConfig, scores: Scores, row: Row) -> Itera
             row=row.name,
             verdict=overall(verdicts),
             details="; ".join(words),
+            data=(config.data.name,),
         )

@@ -33,7 +33,7 @@ def method_claims(config: ComparisonConfig, plan: Plan, scores: Scores, num_clas
     for other in pools:
         found += _learned_stitches(config, plan, scores, other)
     for row in pools:
-        found += _untrained_stitches(plan, scores, row, num_classes)
+        found += _untrained_stitches(config, plan, scores, row, num_classes)
     for row in config.rows:
         if row.method in (Method.POOL, Method.INHERITANCE):
             found += _ahead_of_scratch(config, scores, row)
@@ -81,10 +81,11 @@ def _learned_stitches(config: ComparisonConfig, plan: Plan, scores: Scores, othe
             verdict=_verdict(difference),
             details=f"{_words(difference)} points beside {other.name} ({_mean(own):.1f} and {_mean(theirs):.1f}); ahead on "
             f"{ahead} of {len(both)} paths{'' if len(both) == len(own_paths) == len(their_paths) else ' that both have'}",
+            data=(config.data.name,),
         )
 
 
-def _untrained_stitches(plan: Plan, scores: Scores, row: Row, num_classes: int) -> Iterator[Claim]:
+def _untrained_stitches(config: ComparisonConfig, plan: Plan, scores: Scores, row: Row, num_classes: int) -> Iterator[Claim]:
     """Yield what stitches are worth before anything has trained them, and what the joint training adds."""
     before, after = (_means(_by_path(plan, scores, row.name, stage).values()) for stage in (Stage.STITCHED, Stage.WHOLE))
     if not before:
@@ -96,6 +97,7 @@ def _untrained_stitches(plan: Plan, scores: Scores, row: Row, num_classes: int) 
         row=row.name,
         verdict=_verdict(over),
         details=f"{_words(over)} points over {chance:.1f} %",
+        data=(config.data.name,),
     )
     gain = paired_difference(after, before)
     if gain is not None:
@@ -104,6 +106,7 @@ def _untrained_stitches(plan: Plan, scores: Scores, row: Row, num_classes: int) 
             row=row.name,
             verdict=_verdict(gain),
             details=f"{_words(gain)} points",
+            data=(config.data.name,),
         )
 
 
@@ -132,6 +135,7 @@ def _ahead_of_scratch(config: ComparisonConfig, scores: Scores, row: Row) -> Ite
                 row=row.name,
                 verdict=verdict_on_standings(standings),
                 details=f"by intervals {counted(standings)}; by paired differences {counted(paired)}; {', '.join(words)}",
+                data=(source.name,),
             )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tleg_core.atomic_file import atomic_file
+from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.claims import Claim, claims_of, lengths_of
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.families import comparable_table, families_csv, family_table, member_table, members_csv
@@ -26,6 +27,10 @@ from tleg_core.comparison.setting import setting
 from tleg_core.comparison.statistics import Estimate, paired_difference
 
 _DASH = "-"
+_FEW_IMAGES = (
+    "Verdicts follow from intervals over seeds, which leave out that the test images are a draw too. Where there are fewer "
+    f"than {WELL_MEASURED:,} of them, their number stands beside the verdict, which says little of other images."
+)
 
 
 def write_report(
@@ -52,7 +57,7 @@ def write_report(
     claims = claims_of(config, plan, scores, vit) + method_claims(config, plan, scores, vit.num_classes)
     texts = {
         "table.csv": _table_csv(config, plan, scores),
-        "claims.csv": _claims_csv(claims),
+        "claims.csv": _claims_csv(claims, parts),
         "differences.csv": _differences_csv(config, scores),
         "members.csv": members_csv(plan, scores),
         "families.csv": families_csv(config, plan),
@@ -79,8 +84,7 @@ def _report(
     if scores.done < scores.total:
         lines += [f"**Not finished: {scores.done} of {scores.total} units are done; the numbers are of these.**", ""]
     lines += setting(config, parts, plan)
-    lines += ["", "## Claims", "", "| claim | row | verdict | numbers |", "|---|---|---|---|"]
-    lines += [f"| {claim.text} | {claim.row} | **{claim.verdict}** | {claim.details} |" for claim in claims]
+    lines += ["", "## Claims", "", *_claims(claims, parts)]
     lines += [
         "",
         "## Accuracy",
@@ -104,6 +108,17 @@ def _report(
     lines += ["", "## Plots", ""]
     lines += [f"![{name}](plots/{name}.png)" for name in plot_names(config) if name != "members"]
     return [*lines, "", "## Members", "", *member_table(plan, scores)]
+
+
+def _claims(claims: Sequence[Claim], parts: Mapping[str, Parts]) -> list[str]:
+    """Return a line for each claim; a verdict that rests on few test images says so."""
+    lines, few_at_all = ["| claim | row | verdict | numbers |", "|---|---|---|---|"], False
+    for claim in claims:
+        few = claim.few_images(parts)
+        few_at_all = few_at_all or few is not None
+        verdict = f"**{claim.verdict}**" if few is None else f"**{claim.verdict}**, on {few:,} images"
+        lines.append(f"| {claim.text} | {claim.row} | {verdict} | {claim.details} |")
+    return [_FEW_IMAGES, "", *lines] if few_at_all else lines
 
 
 def _table(config: ComparisonConfig, scores: Scores) -> list[str]:
@@ -265,11 +280,11 @@ def _differences_csv(config: ComparisonConfig, scores: Scores) -> str:
     return text.getvalue()
 
 
-def _claims_csv(claims: Sequence[Claim]) -> str:
+def _claims_csv(claims: Sequence[Claim], parts: Mapping[str, Parts]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["claim", "row", "verdict", "details"])
-    writer.writerows([claim.text, claim.row, claim.verdict, claim.details] for claim in claims)
+    writer.writerow(["claim", "row", "verdict", "details", "few_test_images"])
+    writer.writerows([claim.text, claim.row, claim.verdict, claim.details, claim.few_images(parts) or ""] for claim in claims)
     return text.getvalue()
 
 

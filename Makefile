@@ -1,5 +1,6 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later and make: each sets up what it needs first.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -28,8 +29,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Start the service and do the main job on real images
 	@$(BIN)/tleg demo
 
-test: $(INSTALLED) ## Run the tests that take seconds each: some minutes in all
-	$(BIN)/pytest -m "not slow"
+test: $(INSTALLED) ## Run the tests that take seconds each: some minutes in all (JOBS=8: in eight processes)
+	$(BIN)/pytest -m "not slow" --numprocesses $(JOBS) --dist loadscope
 
 test-slow: $(INSTALLED) ## Run the others: processes killed at random, real clients, images built without an engine
 	$(BIN)/pytest -m slow

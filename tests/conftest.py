@@ -1,6 +1,8 @@
-"""What all tests share: one hypothesis profile, and the skipping of GPU tests where there is no GPU."""
+"""What all tests share: one hypothesis profile, one thread for each of several test processes, no GPU tests without a GPU."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +10,9 @@ from hypothesis import HealthCheck, settings
 # No deadline: the machines that run the tests are shared. The suppressed check counts time too.
 settings.register_profile("tleg", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tleg")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the networks are tiny, and each core has a test process already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

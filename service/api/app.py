@@ -14,6 +14,7 @@ from redis.asyncio import ConnectionPool, Redis
 from service.api.body_limit import BodyLimit
 from service.api.dependencies import Resources
 from service.api.learning_curve import LearningCurves
+from service.api.long_work import LongWork
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
 from service.api.routes import datasets, exports, fine_tunes, frontier, health, hub, learngenes, models, page, trainings
@@ -95,6 +96,7 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
             learngene_limits=UploadLimits(max_bytes=settings.max_learngene_bytes, idle_s=settings.upload_idle_s),
             jobs=jobs,
             curves=LearningCurves(jobs),
+            long_work=LongWork(),
         )
         try:
             await registry.refresh()

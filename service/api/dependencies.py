@@ -8,8 +8,10 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from service.api.learning_curve import LearningCurves
+from service.api.long_work import LongWork
 from service.api.upload import UploadLimits
-from service.domain.catalogue import Catalogue
+from service.domain.catalogue import Catalogue, ModelRequest
+from service.domain.model import Selection
 from service.ingest.ingestion import Ingestion
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
@@ -33,12 +35,26 @@ class Resources:
     learngene_limits: UploadLimits
     jobs: JobStore
     curves: LearningCurves
+    long_work: LongWork
     draining: bool = False
 
     @property
     def catalogue(self) -> Catalogue:
         """What is served now; another one takes its place where a learngene is published."""
         return self.learngenes.catalogue
+
+    async def resolve(self, request: ModelRequest) -> Selection:
+        """Return the best model within the request's budget; other requests are answered meanwhile.
+
+        Raises:
+            ConfigError: No such learngene or method, or none that can be varied so.
+            BudgetInfeasibleError: Nothing fits.
+        """
+        catalogue = self.catalogue
+        known = catalogue.known(request)
+        if known is not None:
+            return known
+        return await self.long_work.do(lambda: catalogue.resolve(request), members=catalogue.num_members(request.learngene))
 
 
 async def _resources(request: Request) -> Resources:  # async, or it would be handed to a thread

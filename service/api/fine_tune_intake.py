@@ -39,7 +39,7 @@ async def accept_fine_tune(resources: Resources, body: FineTuneBody, key: Idempo
             raise ConfigError("model", str(error)) from error
     else:
         await resources.learngenes.look_for(body.learngene)
-        model = select_for(resources.catalogue, _model_request(body), dataset).model
+        model = (await select_for(resources, _model_request(body), dataset)).model
     return await start_fine_tune(resources, model, dataset, body.settings, key)
 
 
@@ -83,7 +83,7 @@ async def find_dataset(resources: Resources, dataset_id: str, *, where: str = ""
     return dataset
 
 
-def select_for(catalogue: Catalogue, request: ModelRequest, dataset: Dataset) -> Selection:
+async def select_for(resources: Resources, request: ModelRequest, dataset: Dataset) -> Selection:
     """Return the best model for a data set: with its classes, where the request names no number of its own.
 
     The learngene's head is inherited where the classes are the learngene's own by name, and is zero otherwise.
@@ -91,14 +91,15 @@ def select_for(catalogue: Catalogue, request: ModelRequest, dataset: Dataset) ->
     Raises:
         ConfigError: No such learngene or method, or none that can be varied so.
         BudgetInfeasibleError: Nothing fits.
+        LearngeneNotLoadedError: The learngene was deleted just now.
     """
     if request.head is not None or request.variation.num_classes is not None:
-        return catalogue.resolve(request)
+        return await resources.resolve(request)
     variation = replace(request.variation, num_classes=len(dataset.class_names))
-    selection = catalogue.resolve(replace(request, variation=variation))
-    same = catalogue.usage(selection.model).class_names == dataset.class_names
+    selection = await resources.resolve(replace(request, variation=variation))
+    same = resources.catalogue.usage(selection.model).class_names == dataset.class_names
     if selection.model.recipe.head is Head.INHERIT and not same:
-        selection = catalogue.resolve(replace(request, variation=variation, head=Head.ZERO))
+        selection = await resources.resolve(replace(request, variation=variation, head=Head.ZERO))
     return selection
 
 

@@ -23,7 +23,7 @@ from service.domain.model import Model, is_model_id
 from service.storage.learngene_registry import LearngeneRegistry
 from service.storage.weights import Weights
 from tleg_core.canonical import sha256_hex
-from tleg_core.errors import BudgetInfeasibleError, ConfigError
+from tleg_core.errors import ConfigError
 from tleg_core.path import Path
 from tleg_core.recipe import Member
 
@@ -137,8 +137,8 @@ async def find_model(name: str, learngenes: LearngeneRegistry, weights: Weights)
         path = readable["path"]
         member = Member(depth=int(readable["depth"])) if path is None else Member.along(Path.parse(path))
         await learngenes.look_for(readable["learngene"])
-        return learngenes.catalogue.default_member(readable["learngene"], member).model
-    except (LearngeneNotFoundError, BudgetInfeasibleError, ConfigError):
+        return learngenes.catalogue.default_model(readable["learngene"], member)
+    except (LearngeneNotFoundError, ConfigError):
         raise ModelNotFoundError(name) from None
 
 

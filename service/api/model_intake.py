@@ -32,7 +32,7 @@ async def take_model_request(
     job: Job | None = None
     await resources.learngenes.look_for(body.learngene)
     if body.fine_tune is None:
-        selection = resources.catalogue.resolve(body.to_domain())
+        selection = await resources.resolve(body.to_domain())
     elif dry_run:
         selection = await _try_fine_tune(resources, body, body.fine_tune)
     else:
@@ -51,7 +51,7 @@ async def take_model_request(
 async def _try_fine_tune(resources: Resources, body: ModelRequestBody, fine_tune: FineTuneOnBody) -> Selection:
     """Return the model that would be fine-tuned, everything checked."""
     dataset = await find_dataset(resources, fine_tune.dataset, where=_PLACE)
-    selection = select_for(resources.catalogue, body.to_domain(), dataset)
+    selection = await select_for(resources, body.to_domain(), dataset)
     try:
         resolve_settings(resources.catalogue, selection.model, dataset, fine_tune.settings)
     except ConfigError as error:
@@ -68,8 +68,8 @@ async def _fine_tune(
     if before is not None and isinstance(before.spec, FineTuneSpec):  # the key's request was one for a model too
         model = (await resources.store.get(before.spec.model)).model
         variation = replace(request.variation, num_classes=model.recipe.num_classes)
-        selection = resources.catalogue.resolve(replace(request, variation=variation, head=model.recipe.head))
+        selection = await resources.resolve(replace(request, variation=variation, head=model.recipe.head))
         return replace(selection, model=resources.catalogue.current(model)), before
     dataset = await find_dataset(resources, fine_tune.dataset, where=_PLACE)
-    selection = select_for(resources.catalogue, request, dataset)
+    selection = await select_for(resources, request, dataset)
     return selection, await start_fine_tune(resources, selection.model, dataset, fine_tune.settings, key, where=_PLACE)

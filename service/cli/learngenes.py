@@ -74,6 +74,9 @@ def list_learngenes(
     """List learngenes by name, with what their smallest and largest members cost."""
     with Client(url) as client:
         page = client.list_learngenes(limit=limit, after=after)
+        while page.has_more and len(page.data) < limit:  # a page ends early where learngenes have thousands of members
+            more = client.list_learngenes(limit=limit - len(page.data), after=page.data[-1].id)
+            page = more.model_copy(update={"data": [*page.data, *more.data]})
     if as_json:
         print_json(page.model_dump(mode="json"))
         return

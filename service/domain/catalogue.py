@@ -5,6 +5,7 @@ It never changes. Where learngenes come and go, another one takes its place (`se
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from tleg_core.designs.scratch import Scratch
 from tleg_core.errors import ConfigError
 from tleg_core.family import Family, Variation
 from tleg_core.recipe import Head, Member
+
+_KEPT_ANSWERS = 4096  # of requests, and of members by name; a kilobyte or two each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,10 @@ class Catalogue:
                 raise ConfigError("learngene", f"two have the {kind} {twice[0]}")
         self._by_name = {family.name: family for family in self.families}
         self._by_digest = {family.digest: family for family in self.families}
-        self.resolve = lru_cache(maxsize=4096)(self._resolve)
+        self._num_members = {family.name: len(family.members) for family in self.families}
+        self._answers: dict[ModelRequest, Selection] = {}
+        self._answering = threading.Lock()
+        self.default_model = lru_cache(maxsize=_KEPT_ANSWERS)(self._default_model)
 
     def family(self, name: str) -> Family:
         """Return the family of that name; raises `LearngeneNotFoundError`."""
@@ -111,6 +117,10 @@ class Catalogue:
         if name not in self._origins:
             self._origins[name] = Origin(source=Source.CONFIGURED, sha256=sha256_hex(family.learngene.content))
         return self._origins[name]
+
+    def num_members(self, learngene: str | None = None) -> int:
+        """Return how many members a learngene has, or all of them together: 0 where there is none of that name."""
+        return sum(self._num_members.values()) if learngene is None else self._num_members.get(learngene, 0)
 
     def current(self, model: Model) -> Model:
         """Return a recorded model with what its learngene says now, where the learngene is here.
@@ -168,22 +178,38 @@ class Catalogue:
         variable = self._variable(families, request.variation, head=request.head)
         return tuple(candidate for family in variable for candidate in family.candidates(request.variation))
 
-    def default_member(self, name: str, member: Member) -> Selection:
-        """Return one member of one family as it is, nothing changed; raises `ConfigError` where there is no such member."""
-        self.family(name).learngene.description.design.check(member)
-        return self.resolve(ModelRequest(learngene=name, budget=Budget(depth=member.depth, path=member.path)))
+    def _default_model(self, name: str, member: Member) -> Model:
+        """Return one member of one family as it is, nothing changed.
 
-    def _resolve(self, request: ModelRequest) -> Selection:
-        """Return the best model within the request's budget.
+        Raises:
+            LearngeneNotFoundError: No such learngene.
+            ConfigError: No such member.
+        """
+        family = self.family(name)
+        return Model.of(family, family.recipe(member, Variation()))
+
+    def known(self, request: ModelRequest) -> Selection | None:
+        """Return `resolve`'s answer where it is at hand."""
+        return self._answers.get(request)
+
+    def resolve(self, request: ModelRequest) -> Selection:
+        """Return the best model within the request's budget; the answer is kept. Threads may ask at the same time.
 
         Raises:
             ConfigError: No such learngene or method, or none that can be varied so.
             BudgetInfeasibleError: Nothing fits.
         """
-        choice = solve(request.budget, self.candidates(request), request.objective)
-        family = self._by_name[choice.candidate.learngene]
-        recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
-        return Selection(model=Model.of(family, recipe), choice=choice)
+        answer = self.known(request)
+        if answer is None:
+            choice = solve(request.budget, self.candidates(request), request.objective)
+            family = self._by_name[choice.candidate.learngene]
+            recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
+            answer = Selection(model=Model.of(family, recipe), choice=choice)
+            with self._answering:
+                if len(self._answers) >= _KEPT_ANSWERS:
+                    del self._answers[next(iter(self._answers))]
+                self._answers[request] = answer
+        return answer
 
     @staticmethod
     def _variable(families: Iterable[Family], variation: Variation, head: Head | None = None) -> list[Family]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from tests.service import tiny
+from tests.service.commands import Tleg
 from tleg_core.learngene import Learngene
 
 
@@ -30,6 +35,30 @@ def test_cursors_walk_through_all_learngenes(api: TestClient) -> None:
         assert page["has_more"] is (len(seen) < 3)
     assert seen == ["tiny-polynomial", "tiny-stagewise", "tiny-tleg"]
     assert api.get("/learngenes", params=after).json()["data"] == []
+
+
+@pytest.fixture
+def deep_learngenes(http: httpx.Client) -> Iterator[list[str]]:
+    """The names of six learngenes of a thousand members each, published on the server for a while."""
+    names = [f"deep-{number}" for number in range(6)]
+    for name in names:
+        content = bytes(tiny.learngene(name, max_depth=1000).content)
+        assert http.post("/learngenes", content=content).status_code == 201
+    yield names
+    for name in names:
+        assert http.delete(f"/learngenes/{name}").status_code == 204
+
+
+def test_a_page_ends_early_where_members_are_many(http: httpx.Client, online: Tleg, deep_learngenes: list[str]) -> None:
+    """A page has at most 5,000 members, whatever its limit; `has_more` leads to the rest, and the command follows it."""
+    page = http.get("/learngenes", params={"limit": 100}).json()
+    assert [item["id"] for item in page["data"]] == deep_learngenes[:5]
+    assert page["has_more"] is True
+    rest = http.get("/learngenes", params={"limit": 100, "after": "deep-4"}).json()
+    assert [item["id"] for item in rest["data"]] == ["deep-5", "large-tleg", "tiny-polynomial", "tiny-stagewise", "tiny-tleg"]
+    assert rest["has_more"] is False
+    listed = json.loads(online("learngenes", "list", "--limit", 6, "--json").out)
+    assert (listed["data"], listed["has_more"]) == (page["data"] + rest["data"][:1], True)
 
 
 def test_an_unknown_cursor_is_refused(api: TestClient) -> None:

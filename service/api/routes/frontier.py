@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from service.api.dependencies import ResourcesDep
 from service.api.schemas.members import MeasuredMember
 from service.api.schemas.problems import problem_responses
+from service.domain.catalogue import Catalogue
 from tleg_core.budget import measured_data_sets
 from tleg_core.errors import ConfigError
 from tleg_core.frontier import CostName, frontier
@@ -37,7 +38,13 @@ async def get_frontier(
     cost: Annotated[CostName, Query(description="The cost to trade accuracy against.")] = "macs",
 ) -> Frontier:
     """Return the members worth choosing: a cheaper one is less accurate, a more accurate one costs more."""
-    candidates = resources.catalogue.candidates()
+    catalogue = resources.catalogue
+    return await resources.long_work.do(lambda: _frontier(catalogue, data_set, cost), members=catalogue.num_members())
+
+
+def _frontier(catalogue: Catalogue, data_set: str | None, cost: CostName) -> Frontier:
+    """Return the front; raises `ConfigError` where nothing was measured on the data set."""
+    candidates = catalogue.candidates()
     data_sets = measured_data_sets(candidates)
     if data_set is not None and data_set not in data_sets:
         raise ConfigError("data_set", f"nothing was measured on {data_set!r}; there is {', '.join(data_sets) or 'none'}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from service.api.dependencies import AfterQuery, LimitQuery, ResourcesDep
+from service.api.dependencies import AfterQuery, LimitQuery, Resources, ResourcesDep
 from service.api.file_response import ComputedFileResponse
 from service.api.learngene_upload import check_learngene_upload, receive_learngene
 from service.api.schemas.files import file_responses
@@ -26,6 +29,8 @@ from tleg_core.errors import TlegError
 logger = logging.getLogger(__name__)
 
 PATH: Final = "/learngenes"
+
+_MAX_LISTED_MEMBERS = 5_000  # on a page, a quarter of a kilobyte each, so that a page stays below two megabytes
 
 router = APIRouter(prefix=PATH, tags=["learngenes"])
 
@@ -81,29 +86,40 @@ async def publish_learngene(request: Request, resources: ResourcesDep, replace: 
     except ClientDisconnect:
         logger.info("the client went away", extra={"action": "upload_abandoned"})
         return Response(status_code=CLIENT_CLOSED)
-    resource = _describe(resources.catalogue, done.record.name)
-    headers = {"Location": resource.links["self"]}
-    status = 201 if done.outcome is Outcome.ADDED else 200
-    return Response(resource.model_dump_json(), status_code=status, media_type=JSONResponse.media_type, headers=headers)
+    answer = await _described(resources, done.record.name)
+    answer.status_code = 201 if done.outcome is Outcome.ADDED else 200
+    answer.headers["Location"] = f"{PATH}/{done.record.name}"
+    return answer
 
 
-@router.get("", summary="List learngenes", responses=problem_responses(422))
-async def list_learngenes(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> LearngeneList:
-    """Return the learngenes by name, each with every member's costs and measured accuracy."""
+@router.get("", summary="List learngenes", response_model=LearngeneList, responses=problem_responses(422))
+async def list_learngenes(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> Response:
+    """Return the learngenes by name, each with every member's costs and measured accuracy.
+
+    A page ends before `limit` where its learngenes have thousands of members; `has_more` says whether any follow.
+    """
     catalogue = resources.catalogue
     names = sorted(family.name for family in catalogue.families)
     if after is not None and after not in names:
         raise CursorUnknownError(after)
     start = 0 if after is None else names.index(after) + 1
-    shown = names[start : start + limit]
-    return LearngeneList(data=[_describe(catalogue, name) for name in shown], has_more=start + limit < len(names))
+    members_up_to = list(accumulate(map(catalogue.num_members, names[start : start + limit])))
+    count = max(bisect_right(members_up_to, _MAX_LISTED_MEMBERS), 1)
+    shown = names[start : start + count]
+
+    def describe() -> Response:
+        return _json(LearngeneList(data=[_describe(catalogue, name) for name in shown], has_more=start + count < len(names)))
+
+    return await resources.long_work.do(describe, members=sum(map(catalogue.num_members, shown)))
 
 
-@router.get("/{learngene_id}", summary="Get a learngene", responses=problem_responses(404, 503))
-async def get_learngene(resources: ResourcesDep, learngene_id: LearngeneId) -> LearngeneResource:
+@router.get(
+    "/{learngene_id}", summary="Get a learngene", response_model=LearngeneResource, responses=problem_responses(404, 503)
+)
+async def get_learngene(resources: ResourcesDep, learngene_id: LearngeneId) -> Response:
     """Return one learngene with every member of its family."""
     await resources.learngenes.look_for(learngene_id)
-    return _describe(resources.catalogue, learngene_id)
+    return await _described(resources, learngene_id)
 
 
 @router.delete("/{learngene_id}", status_code=204, summary="Delete a learngene", responses=problem_responses(404, 409, 503))
@@ -132,6 +148,17 @@ async def download_learngene(request: Request, resources: ResourcesDep, learngen
         immutable=False,
         filename=f"{learngene_id}.safetensors",
     )
+
+
+async def _described(resources: Resources, name: str) -> Response:
+    """Return one learngene as an answer; raises `LearngeneNotFoundError`."""
+    catalogue = resources.catalogue
+    return await resources.long_work.do(lambda: _json(_describe(catalogue, name)), members=catalogue.num_members(name))
+
+
+def _json(content: BaseModel) -> Response:
+    """Return the answer without a second validation of what we just built."""
+    return Response(content.model_dump_json(), media_type=JSONResponse.media_type)
 
 
 def _describe(catalogue: Catalogue, name: str) -> LearngeneResource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from service.api.dependencies import Resources, ResourcesDep
 from service.api.front_plot import FrontPlot
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.trainings import TrainingResource
+from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
 from service.domain.job import JobKind
 from tleg_core import __version__
@@ -36,18 +38,20 @@ _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates
 @router.get("/", response_class=HTMLResponse)
 async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
     """Return the page: the latest jobs and data sets, learngenes with accuracy against cost, and the first commands to try."""
-    candidates = resources.catalogue.candidates()
+    catalogue, latest = resources.catalogue, await _latest(resources)
+    return await resources.long_work.do(lambda: _page(request, catalogue, latest), members=catalogue.num_members())
+
+
+def _page(request: Request, catalogue: Catalogue, latest: Mapping[str, Any]) -> HTMLResponse:
+    candidates = catalogue.candidates()
     context = {
         "version": __version__,
         "base_url": str(request.base_url).rstrip("/"),
-        "families": [
-            (family, resources.catalogue.origin(family.name), family.candidates(Variation()))
-            for family in resources.catalogue.families
-        ],
+        "families": [(family, catalogue.origin(family.name), family.candidates(Variation())) for family in catalogue.families],
         "shown_members": _SHOWN_MEMBERS,
         "max_members": _MAX_MEMBERS,
         "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)[:_MAX_PLOTS]],
-        **await _latest(resources),
+        **latest,
     }
     return _templates.TemplateResponse(request, "index.html", context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tleg_core.amount import amount
 from tleg_core.description import Description, Method, Preprocessing, Provenance
 from tleg_core.designs.basis import Basis
 from tleg_core.inheritance_config import InheritanceConfig
@@ -57,21 +58,22 @@ def summary(config: InheritanceConfig) -> str:
     """Return how the layers were chosen, in words, for a learngene's provenance."""
     training = config.training
     trained = (
-        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {training.epochs} epochs of batch "
+        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {amount(training.epochs, 'epoch')} of batch "
         f"{training.batch_size}, seed {training.seed}"
     )
     if config.stability is not None:
         tasks = config.stability
         threshold = f"{tasks.threshold:g}" if tasks.threshold is not None else f"their {tasks.threshold_quantile:g} quantile"
         return (
-            f"{config.selection.count} layers by the stability of gradients ({tasks.sign}, above {threshold}) over "
+            f"{amount(config.selection.count, 'layer')} by the stability of gradients ({tasks.sign}, above {threshold}) over "
             f"{tasks.num_tasks} tasks of {tasks.classes_per_task} classes, each from the {tasks.start} weights with EWC "
             f"{tasks.ewc_lambda:g} and {trained}; the {tasks.weights} weights"
         )
     if config.transfer is not None:
         meta = config.transfer
         return (
-            f"{config.selection.count} layers by meta-learned transfer to a pseudo-descendant of {meta.depth} layers: "
+            f"{amount(config.selection.count, 'layer')} by meta-learned transfer to a pseudo-descendant "
+            f"of {meta.depth} layers: "
             f"{meta.inner_steps} inner steps of {meta.inner_lr:g}, {meta.criterion} matching weighted {meta.match_weight:g}, "
             f"lambda nets at {meta.meta_lr:g}; {trained}"
         )

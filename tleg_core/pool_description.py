@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from tleg_core.amount import amount
 from tleg_core.anchor_config import AnchorRule
 from tleg_core.description import Description, Provenance
 from tleg_core.learngene_config import Distillation
@@ -36,8 +37,8 @@ def pool_summary(config: PoolConfig, given: Collection[str] = ()) -> str:
     if joint.epochs:
         run = config.joint_config
         parts.append(
-            f"trained together for {joint.epochs} epochs of batch {run.batch_size}, lr {run.lr}, paths drawn {joint.sampling}, "
-            f"{_loss(joint.distillation)}"
+            f"trained together for {amount(joint.epochs, 'epoch')} of batch {run.batch_size}, lr {run.lr}, "
+            f"paths drawn {joint.sampling}, {_loss(joint.distillation)}"
         )
     elif config.stitched:
         parts.append("not trained together")
@@ -62,7 +63,7 @@ def _loss(loss: Distillation) -> str:
 def _run(config: PoolConfig) -> str:
     training, augmentation = config.training, config.training.augmentation
     return (
-        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {training.epochs} epochs of batch "
+        f"AdamW lr {training.lr}, weight decay {training.weight_decay}, {amount(training.epochs, 'epoch')} of batch "
         f"{training.batch_size}; augmentation: flip {augmentation.flip}, shift {augmentation.shift} px, mixup "
         f"{augmentation.mixup_alpha}, cutmix {augmentation.cutmix_alpha}"
     )

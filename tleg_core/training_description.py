@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tleg_core.amount import amount
 from tleg_core.description import Description, Preprocessing, Provenance
 from tleg_core.designs.basis import Basis
 from tleg_core.learngene_config import DepthRule, LearngeneConfig
@@ -43,7 +44,7 @@ def summary(config: LearngeneConfig) -> str:
     )
     return (
         f"{config.schedule.build()}; trained {trained} {learned}; AdamW lr {training.lr}, weight decay "
-        f"{training.weight_decay}, {training.epochs} epochs of batch {training.batch_size}; augmentation: flip "
+        f"{training.weight_decay}, {amount(training.epochs, 'epoch')} of batch {training.batch_size}; augmentation: flip "
         f"{augmentation.flip}, shift {augmentation.shift} px, mixup {augmentation.mixup_alpha}, cutmix "
         f"{augmentation.cutmix_alpha}; seed {training.seed}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 from service.api.learning_curve import CurvePoint
 from service.api.stitched_section import stitched_section, timm_import
 from service.domain.model import FineTuning, Model
+from tleg_core.amount import amount
 from tleg_core.canonical import canonical_json
 from tleg_core.markdown import licence_line, plain, stated_licence, table_cell
 
@@ -44,7 +45,7 @@ tags: [image-classification, timm, learngene, fine-tuned]
 
 # {repo_id}
 
-A vision Transformer with {model.recipe.member.depth} blocks, fine-tuned on {data_set} to tell {classes} apart:
+A vision Transformer with {amount(model.recipe.member.depth, "block")}, fine-tuned on {data_set} to tell {classes} apart:
 {model.cost.params:,} parameters, {model.cost.macs:,} MACs for one {side} x {side} image.
 {start}
 
@@ -62,7 +63,7 @@ print(model.pretrained_cfg["label_names"][scores.argmax()], scores.max().item())
 {stitched_section(model)}
 ## Results
 
-Measured {when} ({tuning.step:,} updates) on {_held_out(tuning)}, one crop an image:
+Measured {when} ({amount(tuning.step, "update")}) on {_held_out(tuning)}, one crop an image:
 
 | metric | value |
 |---|---|

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.api.stitched_section import stitched_section, timm_import
 from service.domain.model import Model, is_model_id
+from tleg_core.amount import amount
 from tleg_core.canonical import canonical_json
 from tleg_core.description import Description
 from tleg_core.designs.basis import Basis
@@ -36,7 +37,7 @@ pipeline_tag: image-classification
 
 # {repo_id}
 
-An initialised vision Transformer with {model.recipe.member.depth} blocks: {model.cost.params:,} parameters,
+An initialised vision Transformer with {amount(model.recipe.member.depth, "block")}: {model.cost.params:,} parameters,
 {model.cost.macs:,} MACs for one {model.recipe.img_size} x {model.recipe.img_size} image.
 {_made(model, description)}; it is a starting point for fine-tuning.
 

@@ -49,6 +49,7 @@ from service.cli.training_options import (
     resolve_device,
     run_folder,
 )
+from tleg_core.amount import amount
 from tleg_core.dtype import DType
 from tleg_core.errors import ConfigError
 from tleg_core.image_source import ImageSource
@@ -276,7 +277,8 @@ def logits(
             progressed=progressed,
         )
     console.print(
-        f"{out}: {num_views} views of {len(images):,} images, {out.stat().st_size / 1e6:.1f} MB; train with --ancestry {out} "
+        f"{out}: {amount(num_views, 'view')} of {len(images):,} images, {out.stat().st_size / 1e6:.1f} MB; "
+        f"train with --ancestry {out} "
         f"--set augmentation.views={num_views}",
         highlight=False,
         soft_wrap=True,

@@ -15,8 +15,9 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from service.cli.console import compact, err, out, print_facts, print_table, printable
+from service.cli.console import compact, err, hours_minutes_seconds, out, print_facts, print_table, printable
 from service.cli.training_options import DeviceOption, command_line, resolve_device
+from tleg_core.amount import amount
 from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.claims import Claim
 from tleg_core.comparison.config import ComparisonConfig, DataSource
@@ -128,8 +129,11 @@ def _show(plan: Plan, results: Results) -> None:
     left = [unit for name, unit in plan.units.items() if name not in results]
     print_facts(
         [
-            ("in all", f"{len(plan.units)} units, {plan.images:,} training images, {plan.flops:.3g} FLOPs"),
-            ("left", f"{len(left)} units, {sum(u.images for u in left):,} images, {sum(u.flops for u in left):.3g} FLOPs"),
+            ("in all", f"{amount(len(plan.units), 'unit')}, {plan.images:,} training images, {plan.flops:.3g} FLOPs"),
+            (
+                "left",
+                f"{amount(len(left), 'unit')}, {sum(u.images for u in left):,} images, {sum(u.flops for u in left):.3g} FLOPs",
+            ),
         ]
     )
 
@@ -207,7 +211,7 @@ class _Bar:
         self._flops += unit.flops
         elapsed_s = time.monotonic() - self._start_s
         left_s = elapsed_s * (self._left - self._flops) / self._flops if self._flops else None
-        eta = "" if left_s is None else f"{left_s // 3600:.0f}:{left_s % 3600 // 60:02.0f}:{left_s % 60:02.0f} left"
+        eta = "" if left_s is None else f"{hours_minutes_seconds(left_s)} left"
         self._progress.update(self._task, completed=self._flops, count=f"{self._count}/{self._units}", eta=eta)
         if not err.is_terminal:
             top1 = f", top-1 {result['top1']:.2%}" if "top1" in result else ""

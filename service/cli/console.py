@@ -73,6 +73,12 @@ def local_time(when: datetime | None) -> str:
     return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def hours_minutes_seconds(seconds: float) -> str:
+    """Return a duration as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 @contextmanager
 def transfer_bar(label: str) -> Iterator[Progress]:
     """Show a bar of bytes on the error stream."""

@@ -12,6 +12,7 @@ from service.cli import budget_options as options
 from service.cli.console import compact, err, out, print_facts, print_json, print_table, transfer_bar
 from service.cli.models import Url
 from service.client import Client
+from tleg_core.amount import amount
 
 app = typer.Typer(no_args_is_help=True, help="Upload and list the data sets that models are fine-tuned on.")
 
@@ -114,7 +115,7 @@ def _print(dataset: DatasetResource, *, as_json: bool) -> None:
     rows = [(item.name, f"{item.train:,}", f"{item.test:,}") for item in dataset.classes[:_CLASSES_SHOWN]]
     print_table(("class", "train", "test"), rows)
     if len(dataset.classes) > _CLASSES_SHOWN:
-        err.print(f"and {len(dataset.classes) - _CLASSES_SHOWN:,} classes more: --json has them")
+        err.print(f"and {amount(len(dataset.classes) - _CLASSES_SHOWN, 'more class', 'more classes')}: --json has them")
 
 
 def _refused(dataset: DatasetSummary) -> str:

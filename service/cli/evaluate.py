@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from service.cli.console import compact, err, out, percent, print_json, print_table, printable
 from service.cli.local import LearngeneFile, open_learngene
 from service.cli.training_options import TEST_HELP, DeviceOption, parse_depths, resolve_device
+from tleg_core.amount import amount
 from tleg_core.canonical import Json
 from tleg_core.cost import Cost, stack_cost
 from tleg_core.description import Measurement
@@ -188,7 +189,9 @@ def _entry_json(entry: Measurement) -> dict[str, Json]:
 def _print(gene: Learngene, data_set: str, measured: Sequence[Measurement]) -> None:
     """Print the table of one data set."""
     config = gene.description.config
-    out.print(printable(f"{gene.name} on {data_set}, {measured[0].images:,} images, {config.img_size} px, no fine-tuning"))
+    out.print(
+        printable(f"{gene.name} on {data_set}, {amount(measured[0].images, 'image')}, {config.img_size} px, no fine-tuning")
+    )
     rows = []
     for entry in measured:
         price = _cost(gene, entry)

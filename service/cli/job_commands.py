@@ -16,6 +16,7 @@ from service.cli.console import compact, err, local_time, out, percent, print_fa
 from service.cli.job_watch import watch_job
 from service.cli.models import Url
 from service.client import Client
+from tleg_core.amount import amount
 
 _INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
 
@@ -140,7 +141,8 @@ def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
     facts = [
         (
             "progress",
-            f"{percent(progress.fraction)}, {progress.epoch} of {progress.epochs} epochs done, step {progress.step:,}",
+            f"{percent(progress.fraction)}, {progress.epoch} of {amount(progress.epochs, 'epoch')} done, "
+            f"step {progress.step:,}",
         ),
         ("held out", held_out),
         ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),

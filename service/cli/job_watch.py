@@ -10,9 +10,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
 from service.api.schemas.trainings import ALONG_PATH, AT_DEPTH, TrainingResource
-from service.cli.console import local_time, out, percent, printable
+from service.cli.console import hours_minutes_seconds, local_time, out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
+from tleg_core.amount import amount
 
 _MEMBERS_SHOWN = 3  # in one line
 
@@ -96,7 +97,7 @@ class _Display:
 
     def _draw(self) -> None:
         steps, step = self._latest["steps"], self._latest["step"]
-        epoch = f"{self._latest['epoch']}/{self._epochs} epochs"
+        epoch = f"{self._latest['epoch']}/{amount(self._epochs, 'epoch')}"
         facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
         self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
 
@@ -109,9 +110,7 @@ class _Display:
         rate, steps = self._latest["images_per_s"], self._latest["steps"]
         if not rate or steps is None:
             return ""
-        minutes, seconds = divmod(round((steps - self._latest["step"]) * self._batch_size / rate), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return hours_minutes_seconds((steps - self._latest["step"]) * self._batch_size / rate).removeprefix("0:")
 
     def __enter__(self) -> Self:
         """Begin to draw."""

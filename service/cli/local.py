@@ -12,6 +12,7 @@ from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, transfer_bar
 from service.domain.catalogue import Catalogue
 from service.storage.learngene_registry import load_catalogue, shipped_paths
+from tleg_core.amount import amount
 from tleg_core.atomic_file import atomic_file
 from tleg_core.budget import Candidate, Objective
 from tleg_core.descendant import Descendant
@@ -147,7 +148,10 @@ def inspect(learngene: LearngeneFile, as_json: options.AsJson = False) -> None:
         ("version", provenance.version),
         ("licence", stated_licence(provenance.licence)),
         ("notes", provenance.notes),
-        ("measured", ", ".join(dict.fromkeys(f"on {item.data_set} ({item.images:,} images)" for item in description.accuracy))),
+        (
+            "measured",
+            ", ".join(dict.fromkeys(f"on {item.data_set} ({amount(item.images, 'image')})" for item in description.accuracy)),
+        ),
         ("digest", opened.digest),
     ]
     print_facts((name, value) for name, value in facts if value)

@@ -15,6 +15,7 @@ from service.cli.console import compact, err, out, percent, print_facts, print_j
 from service.client import Client
 from service.domain.export import ExportFormat, WeightsFormat
 from service.settings import ClientSettings
+from tleg_core.amount import amount
 from tleg_core.budget import Objective
 from tleg_core.dtype import DType
 from tleg_core.stack import STITCHED_VIT
@@ -119,7 +120,10 @@ def get(url: Url, model_id: ModelId, as_json: options.AsJson = False) -> None:
         ("MACs", f"{model.macs:,}"),
         ("file", f"{model.size_bytes:,} bytes"),
         ("sha256", str(model.sha256)),
-        *((f"top-1, {name}", f"{percent(entry.top1)} of {entry.images:,} images") for name, entry in model.accuracy.items()),
+        *(
+            (f"top-1, {name}", f"{percent(entry.top1)} of {amount(entry.images, 'image')}")
+            for name, entry in model.accuracy.items()
+        ),
         *([("first", "import tleg_core.training.stitched_vit")] if model.architecture == STITCHED_VIT else []),
         ("timm", f'timm.create_model("hf-hub:{model.links["hub"]}", pretrained=True)'),
     ]
@@ -190,7 +194,7 @@ def _fine_tuning(model: ModelResource) -> list[tuple[str, str]]:
     if tuning is None:
         return []
     return [
-        ("fine-tuned", f"on {_data_set(tuning)}, {tuning.epoch} epochs"),
+        ("fine-tuned", f"on {_data_set(tuning)}, {amount(tuning.epoch, 'epoch')}"),
         ("from", tuning.parent),
         ("by", tuning.job),
     ]

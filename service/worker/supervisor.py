@@ -162,7 +162,7 @@ class Supervisor:
         nproc = claim.job.spec.nproc
         cores = os.cpu_count() or 1
         if nproc > cores:  # each would load PyTorch, and the machine run out of memory before one could say so
-            reason = f"nproc: {nproc} processes are more than the {cores} cores of this worker"
+            reason = f"nproc: {nproc} processes need as many cores; this worker has {cores}"
             with contextlib.suppress(FencedError, StoreUnavailableError):  # said again by the next attempt
                 await self._jobs.fail(claim, JobError(code="invalid_settings", message=reason))
             return

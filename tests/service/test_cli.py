@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.cli.console import hours_minutes_seconds
 from tests.service import tiny
 from tests.service.commands import Outcome, Tleg, assert_fits, assert_one_line_error
 from tests.service.server import ServerProcess, environment
@@ -232,6 +233,12 @@ def test_every_command_has_help_that_fits(tleg: Tleg, command: tuple[str, ...]) 
     assert outcome.code == 0
     assert "Usage: tleg" in outcome.out
     assert_fits(outcome.out)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00:00"), (59.7, "0:01:00"), (3599.6, "1:00:00"), (90061.0, "25:01:01")])
+def test_a_duration_has_no_sixty_seconds(seconds: float, text: str) -> None:
+    """It is rounded before it is cut into hours, minutes and seconds."""
+    assert hours_minutes_seconds(seconds) == text
 
 
 def test_the_version_is_printed(tleg: Tleg) -> None:

@@ -222,11 +222,13 @@ def test_listed_models_tell_checkpoints_apart(
         learngenes=learngene_files,
         folder=tmp_path,
     )
-    tuned = {epoch: workshop.publish(base, epoch=epoch, seed=epoch).id for epoch in (7, 8)}
+    tuned = {epoch: workshop.publish(base, epoch=epoch, seed=epoch).id for epoch in (1, 8)}
     listed = online("models", "list", "--limit", 2).out
     assert_fits(listed)
     for epoch, model_id in tuned.items():
         assert re.search(rf"{model_id} +1 +\S+ +petals epoch {epoch}, 87\.50 % *\n", listed)
+    for epoch, words in ((1, "1 epoch"), (8, "8 epochs")):
+        assert f" on petals, {words}\n" in online("models", "get", tuned[epoch]).out
 
 
 def test_every_setting_has_an_option(tleg: Tleg) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tleg_core.amount import amount
 from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.image_store import Parts
@@ -71,11 +72,6 @@ def lengths_of(config: ComparisonConfig, source: DataSource) -> tuple[int, ...]:
     return source.epochs or config.fine_tuning.epochs
 
 
-def in_epochs(count: int) -> str:
-    """Return a length in words."""
-    return "1 epoch" if count == 1 else f"{count} epochs"
-
-
 def depths_with(scores: Scores, row: str, data: str, epochs: int) -> list[int]:
     """Return the depths at which a row has an accuracy on a data set after so many epochs."""
     return sorted({key.depth for key in scores.keys if (key.row, key.data, key.epochs) == (row, data, epochs)})
@@ -101,7 +97,8 @@ def _half_the_cost(config: ComparisonConfig, scores: Scores, row: Row) -> Iterat
         if verdicts:
             yield Claim(
                 text=f"comparable to scratch at half the cost of fine-tuning or less, on {source.name}: after "
-                f"{in_epochs(half)} at most {config.comparable_points:g} points behind scratch after {in_epochs(lengths[-1])}",
+                f"{amount(half, 'epoch')} at most {config.comparable_points:g} points behind scratch after "
+                f"{amount(lengths[-1], 'epoch')}",
                 row=row.name,
                 verdict=overall(verdicts),
                 details="; ".join(words),
@@ -130,7 +127,7 @@ def _ahead(config: ComparisonConfig, scores: Scores, row: Row) -> Iterator[Claim
                         standings[standing] += 1
                         paired[difference.beside_zero()] += 1
                         if standing is Standing.BEHIND:
-                            behind.append(f"{name} at d{depth}, {in_epochs(length)} on {source.name}")
+                            behind.append(f"{name} at d{depth}, {amount(length, 'epoch')} on {source.name}")
         if standings:
             details = f"by intervals {counted(standings)}; by paired differences {counted(paired)}"
             if behind:

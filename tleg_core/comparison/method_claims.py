@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from statistics import fmean
 
-from tleg_core.comparison.claims import Claim, counted, depths_with, in_epochs, lengths_of, verdict_on_standings
+from tleg_core.amount import amount
+from tleg_core.comparison.claims import Claim, counted, depths_with, lengths_of, verdict_on_standings
 from tleg_core.comparison.config import ComparisonConfig
 from tleg_core.comparison.plan import FamilyMember, Plan, Stage
 from tleg_core.comparison.rows import Method, Row
@@ -128,7 +129,7 @@ def _ahead_of_scratch(config: ComparisonConfig, scores: Scores, row: Row) -> Ite
                     continue
                 standings[one.beside(two)] += 1
                 paired[difference.beside_zero()] += 1
-                words.append(f"d{depth} after {in_epochs(length)} {_words(difference)}")
+                words.append(f"d{depth} after {amount(length, 'epoch')} {_words(difference)}")
         if standings:
             yield Claim(
                 text=f"ahead of scratch {like} on {source.name}, at every depth and length, with intervals that do not overlap",

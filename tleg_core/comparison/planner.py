@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tleg_core.amount import amount
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.image_store import Parts
 from tleg_core.comparison.making import (
@@ -161,7 +162,7 @@ class _Planner:
             made = {
                 length: self._run(
                     kind=UnitKind.FINE_TUNE,
-                    label=f"{row.name} d{depth} seed {seed}: {length} epochs on {source.name}",
+                    label=f"{row.name} d{depth} seed {seed}: {amount(length, 'epoch')} on {source.name}",
                     start=start,
                     needs=needs + tunings,
                     source=source,

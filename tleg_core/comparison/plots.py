@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from tleg_core.comparison.claims import in_epochs, lengths_of
+from tleg_core.amount import amount
+from tleg_core.comparison.claims import lengths_of
 from tleg_core.comparison.config import ComparisonConfig, DataSource
 from tleg_core.comparison.families import front, macs_of, params_of, points_of
 from tleg_core.comparison.plan import Plan, Stage, depths_of_row
@@ -110,7 +111,8 @@ def _depth_panel(config: ComparisonConfig, scores: Scores, source: DataSource, e
     """Return what draws accuracy by depth after so many epochs."""
 
     def draw(axis: Axes) -> list[float]:
-        axis.set(title=f"{source.name}, {f'after {in_epochs(epochs)}' if epochs else 'no fine-tuning'}", xlabel="depth, blocks")
+        when = f"after {amount(epochs, 'epoch')}" if epochs else "no fine-tuning"
+        axis.set(title=f"{source.name}, {when}", xlabel="depth, blocks")
         axis.set_xticks(config.depths)
         shown: list[float] = []
         for index, row in enumerate(config.rows):
@@ -191,7 +193,7 @@ def _cost_panel(config: ComparisonConfig, plan: Plan, scores: Scores, *, by_para
 
     def draw(axis: Axes) -> list[float]:
         what = "parameters stored" if by_params else "FLOPs of all training"
-        axis.set(title=f"{source.name}, 0 and {in_epochs(longest)}", xlabel=f"{what}, all depths together", xscale="log")
+        axis.set(title=f"{source.name}, 0 and {amount(longest, 'epoch')}", xlabel=f"{what}, all depths together", xscale="log")
         _log_ticks(axis)
         shown: list[float] = []
         for row in config.rows:

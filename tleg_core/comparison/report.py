@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tleg_core.amount import amount
 from tleg_core.atomic_file import atomic_file
 from tleg_core.budget import WELL_MEASURED
 from tleg_core.comparison.claims import Claim, claims_of, lengths_of
@@ -169,7 +170,7 @@ def _targets(config: ComparisonConfig, scores: Scores) -> list[str]:
                 "",
                 f"### Epochs to {target:.0%} on {source.name}",
                 "",
-                f"Mean over the seeds that got there within {longest} epochs, and how many did where not all.",
+                f"Mean over the seeds that got there within {amount(longest, 'epoch')}, and how many did where not all.",
                 "",
                 f"| row | {' | '.join(f'd{depth}' for depth in depths)} |",
                 f"|---|{'---:|' * len(depths)}",

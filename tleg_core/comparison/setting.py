@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 
 from tleg_core import __version__
+from tleg_core.amount import amount
 from tleg_core.comparison.config import ComparisonConfig
 from tleg_core.comparison.image_store import Parts
 from tleg_core.comparison.plan import Plan
@@ -31,8 +32,9 @@ def setting(config: ComparisonConfig, parts: Mapping[str, Parts], plan: Plan) ->
         f"depths {', '.join(map(str, config.depths))}.",
         f"- Data: {config.data.name} to train on; {'; '.join(sets)}.",
         f"- Seeds of initialisation, order and augmentation: {seeds}; of learngenes and networks: {pretrained}.",
-        f"- Learngenes and networks: {training.epochs} epochs of batch {training.batch_size}, AdamW, lr {training.lr:g}, "
-        f"learned from {_learned_from(config)}. Equal for all of them, and so are the images and their order.",
+        f"- Learngenes and networks: {amount(training.epochs, 'epoch')} of batch {training.batch_size}, AdamW, "
+        f"lr {training.lr:g}, learned from {_learned_from(config)}. Equal for all of them, and so are the images and "
+        "their order.",
         *_ancestry(config),
         f"- Fine-tunes: batch {tuned.batch_size}, AdamW, cosine, labels only; lengths: {schedules}. All rows of a depth, a "
         "seed and a data set see the same images in the same order, augmented alike. On the training set a row keeps its "
@@ -58,8 +60,9 @@ def _ancestry(config: ComparisonConfig) -> list[str]:
         return []
     epochs = ancestry.epochs or config.base.training.epochs
     return [
-        f"- Ancestry: for each seed a network of this width, depth {ancestry.depth}, trained from labels for {epochs} epochs, "
-        "the same for all rows that learn or inherit from one. What training it cost stands beside the rows; asking it is "
+        f"- Ancestry: for each seed a network of this width, depth {ancestry.depth}, trained from labels for "
+        f"{amount(epochs, 'epoch')}, the same for all rows that learn or inherit from one. What training it cost "
+        "stands beside the rows; asking it is "
         "counted with them. Pools and inherited layers are made from it as said below."
     ]
 
@@ -93,7 +96,7 @@ def _in_words(row: Row) -> str:
     if row.inheritance is None:
         return str(row.method)
     choice, training = row.inheritance.selection, row.inheritance.training
-    return f"{choice.count} layers of the ancestry network by rule {choice.rule}, {training.epochs} epochs"
+    return f"{amount(choice.count, 'layer')} of the ancestry network by rule {choice.rule}, {amount(training.epochs, 'epoch')}"
 
 
 def _schedule_and_depths(learngene: LearngeneConfig) -> str:

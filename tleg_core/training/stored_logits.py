@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tleg_core.amount import amount
 from tleg_core.atomic_file import atomic_file
 from tleg_core.canonical import sha256_hex
 from tleg_core.dtype import DType
@@ -159,7 +160,7 @@ class StoredLogits:
     def describe(self) -> str:
         """Return the ancestry model's card in one line, and that its logits were stored."""
         kind = str(self._logits.dtype).removeprefix("torch.")
-        return f"{self.card.ancestry.describe()}; logits stored as {kind}, {self.num_views} views of an image"
+        return f"{self.card.ancestry.describe()}; logits stored as {kind}, {amount(self.num_views, 'view')} of an image"
 
     def identity(self) -> dict[str, Any]:
         """Return what decided them, and how they are rounded."""

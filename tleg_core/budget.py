@@ -21,6 +21,8 @@ MAX_LIMIT = 2**63 - 1
 WELL_MEASURED = 1_000
 """Images that say what a member is worth: the 95 % interval of an accuracy is then at most 3.1 points to either side."""
 
+_DATA_SETS_NAMED = 20  # in an error, those with most members
+
 
 class Objective(StrEnum):
     """What is best among the members that fit."""
@@ -114,16 +116,22 @@ class Choice:
     data_set: str | None
 
 
-def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective = Objective.ACCURACY) -> Choice:
+def solve(
+    budget: Budget,
+    candidates: Sequence[Candidate],
+    objective: Objective = Objective.ACCURACY,
+    accuracy_on: str | None = None,
+) -> Choice:
     """Return the best candidate that meets the budget.
 
     `accuracy` takes the highest measured top-1 (of equal ones the cheapest). Accuracies on different data sets do not
-    compare, so one data set decides: the first of `measured_data_sets`. Where none was measured, the largest is taken and the
-    answer says so in `objective`. `largest` takes the most parameters, then the most MACs.
+    compare, so one data set decides: `accuracy_on`, and only what was measured on it is chosen among; without that the first of
+    `measured_data_sets`. Where none was measured, the largest is taken and the answer says so in `objective`. `largest` takes
+    the most parameters, then the most MACs.
 
     Raises:
         BudgetInfeasibleError: Nothing fits; it names the binding limit and the nearest candidate.
-        ConfigError: There are no candidates at all, or none along the path.
+        ConfigError: There are no candidates at all, or none along the path, or none measured on `accuracy_on`.
     """
     if not candidates:
         raise ConfigError("learngene", "there is none to choose from")
@@ -132,17 +140,30 @@ def solve(budget: Budget, candidates: Sequence[Candidate], objective: Objective 
         if not candidates:
             listed = "`GET /learngenes/{id}` (`tleg learngenes show NAME`) lists them"
             raise ConfigError("budget.path", f"{budget.path} is no member's; {listed}")
+    if accuracy_on is not None:
+        candidates = _measured_on(accuracy_on, candidates, objective)
     fitting = [candidate for candidate in candidates if not budget.excess(candidate)]
     if not fitting:
         raise _infeasible(budget, candidates)
     data_sets = measured_data_sets(fitting) if objective is Objective.ACCURACY else []
-    data_set = data_sets[0] if data_sets else None
+    data_set = accuracy_on or (data_sets[0] if data_sets else None)
     if data_set is None:
         return Choice(candidate=max(fitting, key=Candidate.size_order), objective=Objective.LARGEST, data_set=None)
     measured = [candidate for candidate in fitting if data_set in candidate.accuracy]
     top1 = max(candidate.accuracy[data_set].top1 for candidate in measured)
     best = min((candidate for candidate in measured if candidate.accuracy[data_set].top1 == top1), key=Candidate.size_order)
     return Choice(candidate=best, objective=Objective.ACCURACY, data_set=data_set)
+
+
+def _measured_on(data_set: str, candidates: Sequence[Candidate], objective: Objective) -> Sequence[Candidate]:
+    """Return the candidates that were measured on a data set; raises `ConfigError` where there are none, or size decides."""
+    if objective is not Objective.ACCURACY:
+        raise ConfigError("accuracy_on", f"goes with the objective {Objective.ACCURACY} only, not with {objective}")
+    measured = [candidate for candidate in candidates if data_set in candidate.accuracy]
+    if not measured:
+        known = [repr(name[:80]) for name in measured_data_sets(candidates)[:_DATA_SETS_NAMED]]
+        raise ConfigError("accuracy_on", f"nothing was measured on {data_set[:80]!r}; there is {', '.join(known) or 'none'}")
+    return measured
 
 
 def measured_data_sets(candidates: Iterable[Candidate]) -> list[str]:

@@ -139,4 +139,5 @@ def _model_request(body: FineTuneBody) -> ModelRequest:
         learngene=body.learngene,
         method=body.method,
         objective=body.objective or Objective.ACCURACY,
+        accuracy_on=body.accuracy_on,
     )

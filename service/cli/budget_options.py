@@ -54,6 +54,9 @@ BatchSize = Annotated[int, typer.Option(help="Images in that forward pass.", ric
 LearngeneName = Annotated[str | None, typer.Option("--learngene", help="Only this learngene's members.")]
 MethodName = Annotated[Method | None, typer.Option("--method", help="Only learngenes of this method.")]
 ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What is best among the members that fit.")]
+AccuracyOn = Annotated[
+    str | None, typer.Option("--accuracy-on", metavar="NAME", help="The data set whose measured accuracy decides.")
+]
 NumClasses = Annotated[int | None, typer.Option(help="Outputs of the head; 0 for none.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input image, in pixels.")]
 HeadSource = Annotated[Head | None, typer.Option("--head", help="Where the head's weights come from.")]

@@ -43,6 +43,7 @@ def create(
     objective: Annotated[
         Objective | None, typer.Option(help="What is best among the members that fit.", show_default="accuracy")
     ] = None,
+    accuracy_on: options.AccuracyOn = None,
     image_size: options.ImageSize = None,
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key and request give the same job, for a day.")
@@ -76,6 +77,7 @@ def create(
         "learngene": learngene,
         "method": method,
         "objective": objective,
+        "accuracy_on": accuracy_on,
         "image_size": image_size,
         "dataset": dataset,
         "settings": parse_settings(settings),

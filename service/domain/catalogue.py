@@ -35,6 +35,7 @@ class ModelRequest:
     learngene: str | None = None
     method: Method | None = None
     objective: Objective = Objective.ACCURACY
+    accuracy_on: str | None = None
     head: Head | None = None
     seed: int = 0
 
@@ -201,7 +202,7 @@ class Catalogue:
         """
         answer = self.known(request)
         if answer is None:
-            choice = solve(request.budget, self.candidates(request), request.objective)
+            choice = solve(request.budget, self.candidates(request), request.objective, request.accuracy_on)
             family = self._by_name[choice.candidate.learngene]
             recipe = family.recipe(choice.candidate.member, request.variation, head=request.head, seed=request.seed)
             answer = Selection(model=Model.of(family, recipe), choice=choice)

@@ -37,6 +37,7 @@ HOSTILE: dict[str, list[str]] = {
     "learngene": NOT_A_LEARNGENE,
     "method": NOT_A_CHOICE,
     "objective": [*NOT_A_CHOICE, "null"],
+    "accuracy_on": [*NOT_A_CHOICE, '"SHAPES"', '"shapes\\n"'],
     "num_classes": [*NOT_WHOLE, "65537"],
     "image_size": [*NOT_POSITIVE, "4097", "4095"],
     "head": NOT_A_CHOICE,

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from safetensors.torch import load as load_safetensors
 from starlette.testclient import TestClient
 
 from service.api.model_intake import HASHED_AT_CREATION_BYTES
+from tests.service.commands import Tleg
 
 
 def create(api: httpx.Client, budget: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -153,6 +155,38 @@ def test_without_limits_the_most_accurate_member_is_chosen(api: TestClient) -> N
     assert model["accuracy"]["shapes"]["top1"] == pytest.approx(0.83)
 
 
+def test_the_data_set_that_decides_can_be_named(api: TestClient) -> None:
+    """Only what was measured on it is chosen among, whatever was measured on another one."""
+    model = create(api, accuracy_on="digits")
+    assert (model["learngene"], model["member"]["depth"]) == ("tiny-polynomial", 8)  # 0.95 on digits, 0.70 on shapes
+    assert model["selected_by"] == {"objective": "accuracy", "data_set": "digits"}
+    assert create(api, {"max_params": model["params"] - 1}, accuracy_on="digits")["member"]["depth"] == 2
+    assert create(api, {"depth": 8}, accuracy_on="shapes")["learngene"] == "tiny-tleg"
+    answer = api.post("/models", json={"budget": {"depth": 3}, "accuracy_on": "digits"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "budget_infeasible")
+    assert answer.json()["nearest_feasible"]["learngene"] == "tiny-polynomial"
+
+
+def test_commands_name_the_data_set_that_decides(tleg: Tleg, online: Tleg, learngene_files: list[Path]) -> None:
+    """With a server and without."""
+    files = [argument for file in learngene_files for argument in ("--learngene-file", file)]
+    rows = json.loads(tleg("budget", *files, "--accuracy-on", "digits", "--json").out)
+    assert [(row["learngene"], row["member"]["depth"]) for row in rows if row["chosen"]] == [("tiny-polynomial", 8)]
+    model = json.loads(online("models", "create", "--dry-run", "--accuracy-on", "digits", "--json").out)
+    assert (model["learngene"], model["selected_by"]["data_set"]) == ("tiny-polynomial", "digits")
+
+
+def test_an_unknown_data_set_is_answered_with_those_that_decide(api: TestClient) -> None:
+    """So is one on which nothing was measured that the request may choose."""
+    answer = api.post("/models", json={"accuracy_on": "nothing"})
+    assert answer.status_code == 422
+    message = "nothing was measured on 'nothing'; there is 'shapes', 'digits'"
+    assert answer.json()["errors"] == [{"field": "accuracy_on", "message": message}]
+    for learngene, known in (("tiny-tleg", "'shapes'"), ("tiny-stagewise", "none")):
+        answer = api.post("/models", json={"accuracy_on": "digits", "learngene": learngene})
+        assert answer.json()["detail"].endswith(f"there is {known}")
+
+
 def test_the_largest_is_chosen_on_demand_and_where_nothing_was_measured(api: TestClient) -> None:
     """`selected_by` is honest about it."""
     largest = create(api, objective="largest", learngene="tiny-tleg")
@@ -177,6 +211,7 @@ def test_a_method_narrows_the_choice(api: TestClient) -> None:
         ({"num_classes": 5, "head": "inherit"}, "head"),
         ({"num_classes": 5, "head": "none"}, "head"),
         ({"num_classes": 0, "head": "random"}, "head"),
+        ({"objective": "largest", "accuracy_on": "shapes"}, "accuracy_on"),
     ],
 )
 def test_what_cannot_be_had_is_named(api: TestClient, fields: dict[str, Any], named: str) -> None:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tleg_core.budget import MAX_LIMIT, Budget
 from tleg_core.cost import MAX_BATCH_SIZE
+from tleg_core.description import MAX_TEXT
 from tleg_core.errors import ConfigError
 from tleg_core.path import MAX_PATH_CHARS, Path
 from tleg_core.vit import MAX_DEPTH
@@ -24,6 +25,7 @@ def _written_path(text: str) -> str:
     return text
 
 
+DataSetName = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 PathText = Annotated[str, Field(max_length=MAX_PATH_CHARS), AfterValidator(_written_path)]
 
 

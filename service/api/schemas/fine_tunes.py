@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.api.schemas.budget import BudgetBody
+from service.api.schemas.budget import BudgetBody, DataSetName
 from service.api.schemas.jobs import RunResource, job_links, run_fields
 from service.domain.errors import JobNotFoundError
 from service.domain.job import FineTuneSpec, Job, JobCheckpoint, JobKind
@@ -142,6 +142,9 @@ class FineTuneBody(BaseModel):
     objective: Objective | None = Field(
         None, description="With `budget`: what is best among the members that fit, measured accuracy (the default) or size."
     )
+    accuracy_on: DataSetName | None = Field(
+        None, description="With `budget`: the data set whose measured accuracy decides, by the name in `accuracy`."
+    )
     image_size: int | None = Field(
         None, strict=True, ge=1, le=4096, description="With `budget`: side of the input image, a multiple of the patch size."
     )
@@ -153,7 +156,7 @@ class FineTuneBody(BaseModel):
         if (self.model is None) == (self.budget is None):
             raise PydanticCustomError("one_start", "give either `model` or `budget`")
         if self.model is not None:
-            for name in ("learngene", "method", "objective", "image_size"):
+            for name in ("learngene", "method", "objective", "accuracy_on", "image_size"):
                 if getattr(self, name) is not None:
                     raise PydanticCustomError("with_budget", "`{name}` goes with `budget` only", {"name": name})
         return self

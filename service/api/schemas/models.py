@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas.budget import BudgetBody
+from service.api.schemas.budget import BudgetBody, DataSetName
 from service.api.schemas.fine_tunes import FineTuneResource, FineTuneSettingsBody, model_links
 from service.api.schemas.members import Costs, MeasuredAccuracy, MemberReference, cost_fields, member_fields
 from service.api.schemas.problems import Problem
@@ -45,6 +45,11 @@ class ModelRequestBody(BaseModel):
     method: Method | None = Field(None, description="Choose among learngenes of this method only.")
     objective: Objective = Field(
         Objective.ACCURACY, description="What is best among the members that fit: measured accuracy, or size."
+    )
+    accuracy_on: DataSetName | None = Field(
+        None,
+        description="The data set whose measured accuracy decides, among the members that were measured on it; by default the "
+        "one on which most members that fit were measured.",
     )
     num_classes: int | None = Field(
         None, strict=True, ge=0, le=65_536, description="Outputs of the head, 0 for none; the learngene's own by default."
@@ -88,6 +93,7 @@ class ModelRequestBody(BaseModel):
             learngene=self.learngene,
             method=self.method,
             objective=self.objective,
+            accuracy_on=self.accuracy_on,
             head=self.head,
             seed=self.seed,
         )

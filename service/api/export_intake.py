@@ -26,20 +26,18 @@ async def find_export(resources: Resources, model: Model, export_format: ExportF
         again: Whether to try again what failed or was cancelled.
 
     Raises:
-        LearngeneNotLoadedError: The model cannot be expanded here.
-        WeightsMissingError: The model's own file is gone.
+        LearngeneNotLoadedError: There is no file, and the model cannot be expanded here.
+        WeightsMissingError: There is no file, and the model's own is gone.
         ObjectStoreError: The object store does not answer.
     """
     spec = ExportSpec(model=model.id, format=export_format)
     job = await resources.jobs.find_export(spec)
-    ended = job is not None and (await _is_gone(resources, job, spec) or (again and job.status in _ENDED_WITHOUT))
-    if job is not None and not ended:
+    is_over = job is None or job.status in _ENDED_WITHOUT or await _is_gone(resources, job, spec)
+    if job is not None and not is_over:
         return job
-    tuning = model.fine_tuning
-    if tuning is None:
-        resources.weights.open(model)
-    else:
-        await resources.weights.check_stored(model.id, tuning.weights_key, tuning.size_bytes)
+    await _check_source(resources, model)
+    if job is not None and job.status in _ENDED_WITHOUT and not again:
+        return job
     return (await resources.jobs.create(spec, instead_of="" if job is None else job.id))[0]
 
 
@@ -47,6 +45,15 @@ def export_file(job: Job, spec: ExportSpec) -> tuple[ExportFile, str]:
     """Return the file of a job that succeeded, and its key in the object store."""
     file = ExportFile.parse(job.result or "")
     return file, export_key(spec.model, file.sha256, spec.format.suffix)
+
+
+async def _check_source(resources: Resources, model: Model) -> None:
+    """Return if what a file would be made of is there, so that no job is queued, and no other try advised, that must fail."""
+    tuning = model.fine_tuning
+    if tuning is None:
+        resources.weights.open(model)
+    else:
+        await resources.weights.check_stored(model.id, tuning.weights_key, tuning.size_bytes)
 
 
 async def _is_gone(resources: Resources, job: Job, spec: ExportSpec) -> bool:

@@ -58,7 +58,10 @@ class LearngeneNotLoadedError(ServiceError):
     """The model's learngene is not loaded on this server."""
 
     def __init__(self, name: str, digest: str) -> None:
-        super().__init__(f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now")
+        super().__init__(
+            f"the model was made from learngene {name} ({digest[:16]}…), which this server does not hold now; "
+            "publish that learngene again, or create another model"
+        )
 
 
 class LearngeneRefusedError(ServiceError):

@@ -19,6 +19,7 @@ from service.domain.job import ExportSpec
 from service.storage import keys
 from service.storage.job_store import JobStore
 from service.storage.object_store import CHUNK_BYTES, ObjectStore
+from tests.service import tiny
 from tests.service.exporter import fail, make_file
 from tests.service.fine_tuned import Workshop
 from tests.service.jobs import Store, run
@@ -228,6 +229,34 @@ def test_a_fine_tuned_model_is_exported_too(
     assert empty_api.get(path_of(tuned.id)).content == CONTENT
     assert assert_problem(empty_api.get(path_of(tuned.id, "torch-export")), 503)["code"] == "weights_missing"
     assert len(empty_api.get("/exports").json()["data"]) == 1
+
+
+def test_an_export_of_a_learngene_that_was_deleted(empty_api: TestClient, url: str, objects: ObjectStore) -> None:
+    """A file that was made stays. Of others the answer says what is missing, and to try again once that is there."""
+    content = bytes(tiny.learngene("fleeting").content)
+    assert empty_api.post("/learngenes", content=content).status_code == 201
+    model = created(empty_api, learngene="fleeting")
+    made = empty_api.get(path_of(model)).json()["id"]
+    make_file(url, objects, made, CONTENT)
+    failed = empty_api.get(path_of(model, "torch-export")).json()["id"]
+    assert empty_api.delete("/learngenes/fleeting").status_code == 204
+    fail(url, failed, "learngene_not_loaded", "the learngene is not here")
+    assert empty_api.get(path_of(model)).content == CONTENT
+    missing = [
+        empty_api.get(path_of(model, "torch-export")),
+        empty_api.post(f"/models/{model}/exports", json={"format": "torch-export"}),
+    ]
+    for answer in missing:
+        problem = assert_problem(answer, 503)
+        assert problem["code"] == "learngene_not_loaded"
+        assert "publish that learngene again" in str(problem["detail"])
+    assert empty_api.post("/learngenes", content=content).status_code == 201
+    problem = assert_problem(empty_api.get(path_of(model, "torch-export")), 409)
+    assert "tries again" in str(problem["detail"])
+    again = empty_api.post(f"/models/{model}/exports", json={"format": "torch-export"})
+    assert (again.status_code, again.json()["status"]) == (202, "queued")
+    assert again.json()["id"] != failed
+    assert empty_api.delete("/learngenes/fleeting").status_code == 204
 
 
 def test_what_does_not_exist_is_not_exported(empty_api: TestClient, model: str) -> None:

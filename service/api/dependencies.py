@@ -54,7 +54,7 @@ class Resources:
         known = catalogue.known(request)
         if known is not None:
             return known
-        return await self.long_work.do(lambda: catalogue.resolve(request), members=catalogue.num_members(request.learngene))
+        return await self.long_work.do(lambda: catalogue.resolve(request), size=catalogue.size(request.learngene))
 
 
 async def _resources(request: Request) -> Resources:  # async, or it would be handed to a thread

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 ResultT = TypeVar("ResultT")
 
-FEW_MEMBERS = 256
-"""So many are looked at on the event loop: it takes milliseconds, and a thread's turn may take longer."""
+SMALL = 256
+"""So many members and accuracies are looked at on the event loop: it takes milliseconds, and a turn may take longer."""
 
 
 class LongWork:
@@ -22,9 +22,9 @@ class LongWork:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
-    async def do(self, work: Callable[[], ResultT], *, members: int) -> ResultT:
-        """Return what `work` returns, or raise what it raises; it looks at so many members."""
-        if members <= FEW_MEMBERS:
+    async def do(self, work: Callable[[], ResultT], *, size: int) -> ResultT:
+        """Return what `work` returns, or raise what it raises; `size` is that of what it looks at (`Catalogue.size`)."""
+        if size <= SMALL:
             return work()
         async with self._turn:
             return await asyncio.to_thread(work)

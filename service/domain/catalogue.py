@@ -93,7 +93,7 @@ class Catalogue:
                 raise ConfigError("learngene", f"two have the {kind} {twice[0]}")
         self._by_name = {family.name: family for family in self.families}
         self._by_digest = {family.digest: family for family in self.families}
-        self._num_members = {family.name: len(family.members) for family in self.families}
+        self._sizes = {item.name: len(item.members) + len(item.learngene.description.accuracy) for item in self.families}
         self._answers: dict[ModelRequest, Selection] = {}
         self._answering = threading.Lock()
         self.default_model = lru_cache(maxsize=_KEPT_ANSWERS)(self._default_model)
@@ -119,9 +119,9 @@ class Catalogue:
             self._origins[name] = Origin(source=Source.CONFIGURED, sha256=sha256_hex(family.learngene.content))
         return self._origins[name]
 
-    def num_members(self, learngene: str | None = None) -> int:
-        """Return how many members a learngene has, or all of them together: 0 where there is none of that name."""
-        return sum(self._num_members.values()) if learngene is None else self._num_members.get(learngene, 0)
+    def size(self, learngene: str | None = None) -> int:
+        """Return how many members and measured accuracies a learngene has, or all together; 0 where there is none so named."""
+        return sum(self._sizes.values()) if learngene is None else self._sizes.get(learngene, 0)
 
     def current(self, model: Model) -> Model:
         """Return a recorded model with what its learngene says now, where the learngene is here.

@@ -50,7 +50,7 @@ def deep_learngenes(http: httpx.Client) -> Iterator[list[str]]:
 
 
 def test_a_page_ends_early_where_members_are_many(http: httpx.Client, online: Tleg, deep_learngenes: list[str]) -> None:
-    """A page has at most 5,000 members, whatever its limit; `has_more` leads to the rest, and the command follows it."""
+    """At 5,000 members and accuracies, whatever its limit; `has_more` leads to the rest, and the command follows it."""
     page = http.get("/learngenes", params={"limit": 100}).json()
     assert [item["id"] for item in page["data"]] == deep_learngenes[:5]
     assert page["has_more"] is True

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
-from service.api.long_work import FEW_MEMBERS, LongWork
+from service.api.long_work import SMALL, LongWork
 from service.domain.catalogue import Catalogue
 from service.settings import Settings
 from tests.service import tiny
@@ -28,7 +28,9 @@ class HeldFamily(Family):
     """A family whose costs are not done before they are let go."""
 
     def __init__(self) -> None:
-        super().__init__(tiny.learngene("many-tleg", max_depth=FEW_MEMBERS + 1, accuracy=tiny.measured("shapes", {1: 0.5})))
+        depth = SMALL // 2 + 1  # neither the members alone nor their accuracies are too many
+        accuracy = tiny.measured("shapes", dict.fromkeys(range(1, depth + 1), 0.5))
+        super().__init__(tiny.learngene("many-tleg", max_depth=depth, accuracy=accuracy))
         self.begun = threading.Event()
         self.let_go = threading.Event()
 
@@ -40,7 +42,7 @@ class HeldFamily(Family):
 
 @pytest.fixture
 def held() -> HeldFamily:
-    """One of more than a few members."""
+    """One that is not small."""
     return HeldFamily()
 
 
@@ -111,7 +113,7 @@ def test_long_work_is_done_one_at_a_time() -> None:
 
     async def everything() -> list[int | BaseException]:
         long_work = LongWork()
-        several = [long_work.do(lambda number=number: work(number), members=FEW_MEMBERS + 1) for number in range(5)]
+        several = [long_work.do(lambda number=number: work(number), size=SMALL + 1) for number in range(5)]
         return await asyncio.gather(*several, return_exceptions=True)
 
     results = asyncio.run(everything())
@@ -121,6 +123,6 @@ def test_long_work_is_done_one_at_a_time() -> None:
     assert threading.get_ident() not in threads
 
 
-def test_few_members_are_looked_at_at_once() -> None:
+def test_little_is_looked_at_at_once() -> None:
     """No thread is asked where it would take longer than the work."""
-    assert asyncio.run(LongWork().do(threading.get_ident, members=FEW_MEMBERS)) == threading.get_ident()
+    assert asyncio.run(LongWork().do(threading.get_ident, size=SMALL)) == threading.get_ident()

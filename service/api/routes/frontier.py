@@ -39,7 +39,7 @@ async def get_frontier(
 ) -> Frontier:
     """Return the members worth choosing: a cheaper one is less accurate, a more accurate one costs more."""
     catalogue = resources.catalogue
-    return await resources.long_work.do(lambda: _frontier(catalogue, data_set, cost), members=catalogue.num_members())
+    return await resources.long_work.do(lambda: _frontier(catalogue, data_set, cost), size=catalogue.size())
 
 
 def _frontier(catalogue: Catalogue, data_set: str | None, cost: CostName) -> Frontier:

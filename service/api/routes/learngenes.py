@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 PATH: Final = "/learngenes"
 
-_MAX_LISTED_MEMBERS = 5_000  # on a page, a quarter of a kilobyte each, so that a page stays below two megabytes
+_MAX_LISTED = 5_000  # members and measured accuracies on a page, a quarter of a kilobyte each at most
 
 router = APIRouter(prefix=PATH, tags=["learngenes"])
 
@@ -79,7 +79,8 @@ async def publish_learngene(request: Request, resources: ResourcesDep, replace: 
             done = await resources.learngenes.publish(folder.upload, publication=folder.id, replace=replace)
         if done.record.name not in resources.catalogue:
             raise StoreUnavailableError(
-                f"learngene {done.record.name} was published, and cannot be read back; publish it again"
+                f"learngene {done.record.name} was published, and is not served: it was deleted meanwhile, or cannot be read "
+                "back; publish it again"
             )
     except TlegError as error:
         return await refuse_upload(request, error)
@@ -103,14 +104,14 @@ async def list_learngenes(resources: ResourcesDep, limit: LimitQuery = 20, after
     if after is not None and after not in names:
         raise CursorUnknownError(after)
     start = 0 if after is None else names.index(after) + 1
-    members_up_to = list(accumulate(map(catalogue.num_members, names[start : start + limit])))
-    count = max(bisect_right(members_up_to, _MAX_LISTED_MEMBERS), 1)
+    sizes = list(accumulate(map(catalogue.size, names[start : start + limit])))
+    count = max(bisect_right(sizes, _MAX_LISTED), 1)
     shown = names[start : start + count]
 
     def describe() -> Response:
         return _json(LearngeneList(data=[_describe(catalogue, name) for name in shown], has_more=start + count < len(names)))
 
-    return await resources.long_work.do(describe, members=sum(map(catalogue.num_members, shown)))
+    return await resources.long_work.do(describe, size=sum(map(catalogue.size, shown)))
 
 
 @router.get(
@@ -153,7 +154,7 @@ async def download_learngene(request: Request, resources: ResourcesDep, learngen
 async def _described(resources: Resources, name: str) -> Response:
     """Return one learngene as an answer; raises `LearngeneNotFoundError`."""
     catalogue = resources.catalogue
-    return await resources.long_work.do(lambda: _json(_describe(catalogue, name)), members=catalogue.num_members(name))
+    return await resources.long_work.do(lambda: _json(_describe(catalogue, name)), size=catalogue.size(name))
 
 
 def _json(content: BaseModel) -> Response:

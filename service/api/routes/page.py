@@ -39,7 +39,7 @@ _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates
 async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
     """Return the page: the latest jobs and data sets, learngenes with accuracy against cost, and the first commands to try."""
     catalogue, latest = resources.catalogue, await _latest(resources)
-    return await resources.long_work.do(lambda: _page(request, catalogue, latest), members=catalogue.num_members())
+    return await resources.long_work.do(lambda: _page(request, catalogue, latest), size=catalogue.size())
 
 
 def _page(request: Request, catalogue: Catalogue, latest: Mapping[str, Any]) -> HTMLResponse:

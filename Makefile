@@ -33,7 +33,8 @@ test: $(INSTALLED) ## Run the tests that take seconds each: some minutes in all 
 	$(BIN)/pytest -m "not slow" --numprocesses $(JOBS) --dist loadscope
 
 test-slow: $(INSTALLED) ## Run the others: processes killed at random, real clients, images built without an engine
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore tests/chaos --numprocesses $(JOBS) --dist loadscope
+	$(BIN)/pytest -m slow tests/chaos
 
 check: format lint types contracts test ## Everything CI checks
 

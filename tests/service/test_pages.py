@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from service.domain.job import FineTuneSpec, Progress
 from service.storage.dataset_store import DatasetStore
 from service.storage.job_store import JobStore
+from tests.service import tiny
 from tests.service.conftest import ApiFactory
 from tests.service.fine_tuned import SETTINGS, data_set
 
@@ -60,6 +61,20 @@ def test_the_root_page_works_without_any_learngene(open_api: ApiFactory, redis_u
         answer = api.post("/models", json={})
         assert answer.status_code == 422
         assert "no learngene" in answer.json()["detail"]
+
+
+def test_the_root_page_shows_fifty_learngenes(open_api: ApiFactory, redis_url: str, tmp_path: Path) -> None:
+    """However many were published; it says how many more there are, and where."""
+    files = [tmp_path / f"gene-{number:02}.safetensors" for number in range(52)]
+    for file in files:
+        tiny.learngene(file.stem).write(file)
+    with open_api(redis_url, learngenes=tuple(files[:50])) as api:
+        assert "not shown here" not in api.get("/").text
+    with open_api(redis_url, learngenes=tuple(files)) as api:
+        text = api.get("/").text
+    assert "<h2>gene-49</h2>" in text
+    assert "gene-50" not in text
+    assert 'Learngenes that are not shown here: 2. <a href="/learngenes?limit=100">' in text
 
 
 def test_the_root_page_shows_the_latest_jobs_and_data_sets(empty_api: TestClient, redis_url: str) -> None:

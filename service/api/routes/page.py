@@ -25,6 +25,7 @@ from tleg_core.family import Variation
 router = APIRouter(include_in_schema=False)
 
 _LATEST = 8  # data sets, and jobs of each kind, on the page
+_MAX_FAMILIES = 50  # with a table; anybody may publish one
 _MAX_PLOTS = 6  # of the data sets on which most members were measured
 _MAX_MEMBERS = 500  # of a family in its table
 _SHOWN_MEMBERS = 24  # of a family; a table of more is folded
@@ -43,11 +44,12 @@ async def root(request: Request, resources: ResourcesDep) -> HTMLResponse:
 
 
 def _page(request: Request, catalogue: Catalogue, latest: Mapping[str, Any]) -> HTMLResponse:
-    candidates = catalogue.candidates()
+    candidates, families = catalogue.candidates(), catalogue.families[:_MAX_FAMILIES]
     context = {
         "version": __version__,
         "base_url": str(request.base_url).rstrip("/"),
-        "families": [(family, catalogue.origin(family.name), family.candidates(Variation())) for family in catalogue.families],
+        "families": [(family, catalogue.origin(family.name), family.candidates(Variation())) for family in families],
+        "more_families": len(catalogue.families) - len(families),
         "shown_members": _SHOWN_MEMBERS,
         "max_members": _MAX_MEMBERS,
         "plots": [FrontPlot.of(candidates, data_set) for data_set in measured_data_sets(candidates)[:_MAX_PLOTS]],

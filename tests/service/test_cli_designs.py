@@ -79,7 +79,7 @@ def test_learngenes_of_every_design_are_shown(online: Tleg) -> None:
     assert "1, 3, chosen so: the two highest" in chosen
     assert "1: 0.7" in chosen
     listed = online("learngenes", "list")
-    assert re.search(r"tiny-pool +pool +3-4 +45.2k-124k +80.00 % +published", listed.out)
+    assert re.search(r"tiny-pool +pool +3-4 +45.2k-124k +80.00 % \[\d\] +published", listed.out)
     for output in (pool, chosen, listed.out, online("learngenes", "show", "tiny-scratch").out):
         assert_fits(output)
 

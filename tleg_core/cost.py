@@ -36,7 +36,7 @@ class Cost:
         return 2 * self.macs
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def stack_cost(stack: Stack, *, dtype: DType = DType.FLOAT32, batch_size: int = 1) -> Cost:
     """Return the costs of a network.
 

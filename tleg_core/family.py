@@ -21,7 +21,7 @@ from tleg_core.stack import Stack
 from tleg_core.tensor_source import Array, Copied, Filled, Resampled, TensorSource, initial
 from tleg_core.vit import TensorSpec, VitConfig
 
-_CANDIDATES = 32_768  # kept for a family, half a kilobyte and more each: of as many variations as that makes
+_CANDIDATES = 8_192  # kept for a family, half a kilobyte and more each: of as many variations as that makes
 _VARIATIONS = 256
 _POSITIONS = 8  # resampled embeddings kept for a family, at most 13 MB each for a ViT-B
 

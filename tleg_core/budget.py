@@ -161,9 +161,14 @@ def _measured_on(data_set: str, candidates: Sequence[Candidate], objective: Obje
         raise ConfigError("accuracy_on", f"goes with the objective {Objective.ACCURACY} only, not with {objective}")
     measured = [candidate for candidate in candidates if data_set in candidate.accuracy]
     if not measured:
-        known = [repr(name[:80]) for name in measured_data_sets(candidates)[:_DATA_SETS_NAMED]]
-        raise ConfigError("accuracy_on", f"nothing was measured on {data_set[:80]!r}; there is {', '.join(known) or 'none'}")
+        raise ConfigError("accuracy_on", not_measured(data_set, measured_data_sets(candidates)))
     return measured
+
+
+def not_measured(data_set: str, measured: Sequence[str]) -> str:
+    """Return in words that nothing was measured on a data set, and what was: the first of them, for there may be thousands."""
+    known = ", ".join(repr(name[:80]) for name in measured[:_DATA_SETS_NAMED])
+    return f"nothing was measured on {data_set[:80]!r}; there is {known or 'none'}"
 
 
 def measured_data_sets(candidates: Iterable[Candidate]) -> list[str]:

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from tests.service import tiny
 from tests.service.commands import Tleg
+from tests.service.conftest import ApiFactory
 from tleg_core.learngene import Learngene
 
 
@@ -152,3 +153,15 @@ def test_a_wrong_axis_of_the_front_is_named(api: TestClient, name: str, value: s
     answer = api.get("/frontier", params={name: value})
     assert answer.status_code == 422
     assert [item["field"] for item in answer.json()["errors"]] == [name]
+
+
+def test_an_unknown_data_set_of_the_front_is_answered_with_those_that_there_are(
+    open_api: ApiFactory, redis_url: str, tmp_path: Path
+) -> None:
+    """With twenty of them at most: anybody may publish thousands."""
+    accuracy = [entry for number in range(30) for entry in tiny.measured(f"set {number:02}", {1: 0.5})]
+    tiny.learngene("measured", accuracy=tuple(accuracy)).write(tmp_path / "measured.safetensors")
+    with open_api(redis_url, learngenes=(tmp_path / "measured.safetensors",)) as api:
+        detail = api.get("/frontier", params={"data_set": "nothing"}).json()["detail"]
+    assert detail.startswith("data_set: nothing was measured on 'nothing'; there is 'set 00', 'set 01', ")
+    assert detail.endswith(", 'set 19'")

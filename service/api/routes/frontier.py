@@ -11,7 +11,7 @@ from service.api.dependencies import ResourcesDep
 from service.api.schemas.members import MeasuredMember
 from service.api.schemas.problems import problem_responses
 from service.domain.catalogue import Catalogue
-from tleg_core.budget import measured_data_sets
+from tleg_core.budget import measured_data_sets, not_measured
 from tleg_core.errors import ConfigError
 from tleg_core.frontier import CostName, frontier
 
@@ -47,7 +47,7 @@ def _frontier(catalogue: Catalogue, data_set: str | None, cost: CostName) -> Fro
     candidates = catalogue.candidates()
     data_sets = measured_data_sets(candidates)
     if data_set is not None and data_set not in data_sets:
-        raise ConfigError("data_set", f"nothing was measured on {data_set!r}; there is {', '.join(data_sets) or 'none'}")
+        raise ConfigError("data_set", not_measured(data_set, data_sets))
     chosen = data_set or (data_sets[0] if data_sets else None)
     front = frontier(candidates, data_set=chosen, cost=cost) if chosen else ()
     return Frontier(

@@ -121,8 +121,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(f"TLEG_{str(first['loc'][0]).upper()}", invalid_value_message(first)) from None
-        except SettingsError as error:
-            raise ConfigError("settings", str(error)) from None
+        except SettingsError:  # of the only setting that is no plain value
+            raise ConfigError("TLEG_LEARNGENES", 'must be a JSON list of paths, such as ["a.safetensors"]') from None
 
 
 class ClientSettings(BaseSettings):

@@ -21,7 +21,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tleg-", delete=False) as file:
+    try:
+        temporary_file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tleg-", delete=False)  # noqa: SIM115 (just below)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # by the name that the caller knows
+    with temporary_file as file:
         temporary = Path(file.name)
         try:
             yield file

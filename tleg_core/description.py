@@ -148,6 +148,14 @@ class Measurement:
         return cls.of(member, **known)
 
 
+def check_name(name: object) -> None:
+    """Raise `ConfigError` where a learngene cannot be called so."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            "name", f"must be 2 to 63 lower-case letters, digits and single inner hyphens, not {str(name)[:80]!r}"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """Everything that a learngene's file says of itself beside its tensors.
@@ -173,10 +181,7 @@ class Description:
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                "name", f"must be 2 to 63 lower-case letters, digits and single inner hyphens, not {str(self.name)[:80]!r}"
-            )
+        check_name(self.name)
         if not self.method.allows(self.design):
             if isinstance(self.design, Basis):
                 raise ConfigError("schedule", f"{self.design.schedule} is not one of method {self.method}")

@@ -77,7 +77,7 @@ def parse_header(source: str, content: memoryview) -> Header:
         raise fail("is no safetensors file: shorter than the 8-byte header length")
     (length,) = _LENGTH.unpack(content[: _LENGTH.size])
     if length > MAX_HEADER_BYTES:
-        raise fail(f"header of {length:,} bytes is above the limit of {MAX_HEADER_BYTES:,}")
+        raise fail(f"header of {length:,} bytes is above the limit of {MAX_HEADER_BYTES:,}; is it a safetensors file?")
     data_start = _LENGTH.size + length
     if data_start > len(content):
         raise fail(f"header of {length:,} bytes is cut short")

@@ -114,7 +114,7 @@ def _members(gene: Learngene, depths: str | None, paths: str | None) -> list[Mem
     if isinstance(design, Scratch):
         raise ConfigError("learngene", f"{gene.name} is drawn at random, its head too: there is no accuracy to measure")
     if depths is not None and paths is not None:
-        raise ConfigError("paths", "and --depths both say which members; give one of them")
+        raise ConfigError("--depths or --paths", "give one of them, not both")
     if paths is not None:
         wanted = {Member.along(PoolPath.parse(text.strip())) for text in paths.split(",")}
         for member in wanted:

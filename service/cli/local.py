@@ -188,7 +188,7 @@ def _member(depth: int | None, path: str | None) -> Member:
         ConfigError: They name none, or two.
     """
     if (depth is None) == (path is None):
-        raise ConfigError("--depth", "or, of a pool, --path says which member: give one of them")
+        raise ConfigError("--depth or --path", "give one of them; a path is a pool's")
     return Member(depth=depth) if depth is not None else Member.along(PoolPath.parse(path or ""))
 
 

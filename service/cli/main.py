@@ -112,6 +112,6 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; say nothing
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+        _fail(f"{error.filename2 or error.filename or 'the system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)  # as shells count an interrupted program

@@ -9,7 +9,7 @@ import typer
 
 from service.cli.console import err, printable
 from service.cli.local import open_learngene
-from service.cli.training_options import command_line
+from service.cli.training_options import command_line, learngene_name
 from tleg_core import __version__
 from tleg_core.description import Description, Method, Preprocessing, Provenance
 from tleg_core.designs.scratch import Scratch
@@ -43,7 +43,7 @@ def scratch(
     A server takes it where its networks are not those of a baseline that ships: depths alone make no other one.
     """
     if (like is None) == (size is None):
-        raise ConfigError("--like", "or --size says which networks: give one of them")
+        raise ConfigError("--like or --size", "give one of them, which says the networks")
     model = None if like is None else open_learngene(like).description
     config = VIT_SIZES[_known(size)] if model is None else model.config
     given = {
@@ -57,7 +57,7 @@ def scratch(
     depths = [12] if model is None else [member.depth for member in model.design.members]
     same_classes = model is not None and model.config.num_classes == config.num_classes
     description = Description(
-        name=out.stem if name is None else name,
+        name=learngene_name(name, out),
         method=Method.SCRATCH,
         design=Scratch(config=config, max_depth=max_depth if max_depth is not None else max(depths)),
         provenance=Provenance(

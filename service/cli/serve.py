@@ -117,7 +117,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise StoreUnavailableError(f"cannot listen on {host}:{port}: {error.strerror}; try another --port") from None
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds the address, which stands before it
+        raise StoreUnavailableError(f"cannot listen on {host}:{port}: {reason}; try another --port") from None
 
 
 def _worker_options(settings: Settings) -> list[str]:

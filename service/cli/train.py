@@ -21,6 +21,7 @@ from service.cli.training_options import (
     WorkersOption,
     check_file,
     command_line,
+    learngene_name,
     read_both,
     resolve_device,
     run_folder,
@@ -95,10 +96,17 @@ def train(
 ) -> None:
     """Train a learngene, from an ancestry model or from labels: whatever the recipe says.
 
-    TLEG and its like train an auxiliary model that is expanded from the learngene at each step; Learngene Pool and SN-Net train
-    several networks and the stitches between them; Heur-LG and Auto-LG choose layers of the ancestry model. Options are short
-    for fields of the recipe: `--epochs 3` is `--set training.epochs=3`. On several GPUs, sharing each batch:
-    `torchrun --nproc-per-node 4 -m service.cli train …`; on several machines, with torchrun's options for that.
+    TLEG and its like train an auxiliary model that is expanded from the learngene
+    at each step; Learngene Pool and SN-Net train several networks and the
+    stitches between them; Heur-LG and Auto-LG choose layers of the ancestry
+    model.
+
+    Options are short for fields of the recipe: `--epochs 3` is
+    `--set training.epochs=3`.
+
+    On several GPUs, sharing each batch:
+    `torchrun --nproc-per-node 4 -m service.cli train …`;
+    on several machines, with torchrun's options for that.
     """
     from tleg_core.training.journal import JOURNAL_NAME, Journal
     from tleg_core.training.observer import Silent
@@ -127,6 +135,7 @@ def train(
         },
         "augmentation": {"flip": flip, "shift": shift},
     }
+    named = learngene_name(name, out)
     anchors = _anchor_files(anchor or [])
     config = configured(recipe, given, changes or [], has_ancestry=ancestry is not None, anchors=anchors)
     if anchors and not isinstance(config, PoolConfig):
@@ -147,7 +156,7 @@ def train(
             if journal is not None:
                 journal.write("start", command=command_line(), config=config.to_json())
             run = _Run(
-                name=out.stem if name is None else name,
+                name=named,
                 images=images,
                 test_images=test_images,
                 folder=folder,

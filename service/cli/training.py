@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from service.cli.training_options import command_line
+from service.cli.training_options import command_line, learngene_name
 from tleg_core import __version__
 
 
@@ -38,7 +38,7 @@ def import_checkpoint(
     provenance = Provenance(data_set=data_set, ancestry=ancestry, command=command_line(), version=__version__, licence=licence)
     gene = import_official(
         checkpoint,
-        name=out.stem if name is None else name,
+        name=learngene_name(name, out),
         num_heads=num_heads,
         trained_depth=depth,
         max_depth=max_depth,

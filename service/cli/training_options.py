@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tleg_core.description import check_name
 from tleg_core.errors import ConfigError, TlegError
 from tleg_core.image_source import ImageSource
 from tleg_core.images import read_images
@@ -67,6 +68,17 @@ def check_file(path: Path, option: str) -> None:
     """Raise `ConfigError` where there is no file, before anything that takes time."""
     if not path.is_file():
         raise ConfigError(option, f"there is no file {path}")
+
+
+def learngene_name(name: str | None, out: Path) -> str:
+    """Return the name that is given, or that of the file; raises `ConfigError` where a learngene cannot be called so."""
+    try:
+        check_name(out.stem if name is None else name)
+    except ConfigError as error:
+        if name is None:
+            raise ConfigError("--name", f"is needed, for that of --out is none: it {error.reason}") from None
+        raise
+    return out.stem if name is None else name
 
 
 def run_folder(out: Path, resume: bool) -> Path:

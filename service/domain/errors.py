@@ -75,7 +75,8 @@ class LearngeneTakenError(ServiceError):
     def by_other_weights(cls, name: str, digest: str) -> LearngeneTakenError:
         """Return the error of a name under which other weights are published."""
         return cls(
-            f"learngene {name} is published with other weights ({digest[:16]}…); with replace=true these take their place"
+            f"learngene {name} is published with other weights ({digest[:16]}…); with replace=true (--replace) these take "
+            "their place"
         )
 
     @classmethod

@@ -231,15 +231,20 @@ def logits(
     views: Annotated[int | None, typer.Option(help="Different draws of each image. Default: the recipe's, else 4.")] = None,
     flip: Annotated[float | None, typer.Option(help="Probability of a horizontal flip, 0..1.")] = None,
     shift: Annotated[int | None, typer.Option(help="Largest random shift, in pixels of the stored image.")] = None,
-    dtype: Annotated[DType, typer.Option(help="float16, or float32: to the bit as on the fly.")] = DType.FLOAT16,
-    precision: Annotated[Precision, typer.Option(help="The ancestry model's arithmetic.")] = Precision.FLOAT32,
+    dtype: Annotated[
+        DType, typer.Option(metavar="DTYPE", help="float16, or float32: to the bit as on the fly.")
+    ] = DType.FLOAT16,
+    precision: Annotated[
+        Precision, typer.Option(metavar="PRECISION", help=f"The ancestry model's arithmetic: {', '.join(Precision)}.")
+    ] = Precision.FLOAT32,
     batch_size: Annotated[int | None, typer.Option(help="Images at once. Default: the recipe's.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Ask an ancestry model once about every view of every image, so that `tleg train` need not run it.
 
-    An interrupted command goes on where it stood when it is given again. Train with the file as `--ancestry` and
-    `--set augmentation.views=VIEWS`.
+    An interrupted command goes on where it stood when it is given again.
+
+    Train with the file as `--ancestry` and `--set augmentation.views=VIEWS`.
     """
     from tleg_core.training.ancestry import AncestryModel
     from tleg_core.training.learngene_run import training_batches

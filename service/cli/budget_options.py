@@ -52,16 +52,21 @@ MaxWeightsBytes = Annotated[int | None, _number("At most so many bytes of weight
 MaxMemoryBytes = Annotated[int | None, _number("At most so many bytes at the peak of a forward pass.")]
 BatchSize = Annotated[int, typer.Option(help="Images in that forward pass.", rich_help_panel="Budget")]
 LearngeneName = Annotated[str | None, typer.Option("--learngene", help="Only this learngene's members.")]
-MethodName = Annotated[Method | None, typer.Option("--method", help="Only learngenes of this method.")]
+MethodName = Annotated[
+    Method | None,
+    typer.Option("--method", metavar="METHOD", help=f"Only learngenes of this method: {', '.join(Method)}."),
+]
 ObjectiveName = Annotated[Objective, typer.Option("--objective", help="What is best among the members that fit.")]
 AccuracyOn = Annotated[
     str | None, typer.Option("--accuracy-on", metavar="NAME", help="The data set whose measured accuracy decides.")
 ]
 NumClasses = Annotated[int | None, typer.Option(help="Outputs of the head; 0 for none.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input image, in pixels.")]
-HeadSource = Annotated[Head | None, typer.Option("--head", help="Where the head's weights come from.")]
+HeadSource = Annotated[
+    Head | None, typer.Option("--head", metavar="HEAD", help=f"Where the head's weights come from: {', '.join(Head)}.")
+]
 Seed = Annotated[int, typer.Option(help="Of what is drawn: a random head, layers that are fresh.")]
-DTypeName = Annotated[DType, typer.Option("--dtype", help="Element type of the weights.")]
+DTypeName = Annotated[DType, typer.Option("--dtype", metavar="DTYPE", help=f"Element type of the weights: {', '.join(DType)}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 LearngeneFiles = Annotated[
     list[Path] | None, typer.Option("--learngene-file", help="A learngene's file, beside the shipped ones; repeatable.")

@@ -37,6 +37,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, folds:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table)
+    if not table.row_count:
+        err.print("there are none")
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

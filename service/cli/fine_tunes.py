@@ -11,11 +11,18 @@ from pydantic import ValidationError
 from service.api.schemas.fine_tunes import FineTuneBody, FineTuneResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
-from service.cli.job_commands import JobCommands, JobId, add_job_commands, facts_before, print_page, progress_facts
+from service.cli.job_commands import (
+    JobCommands,
+    JobId,
+    StatusOption,
+    add_job_commands,
+    facts_before,
+    print_page,
+    progress_facts,
+)
 from service.cli.models import Url, download_weights
 from service.cli.setting_options import option_error, parse_settings, with_setting_options
 from service.client import Client, ClientError
-from service.domain.job import JobStatus
 from tleg_core.budget import Objective
 from tleg_core.errors import ConfigError
 
@@ -105,7 +112,7 @@ def list_fine_tunes(
     url: Url,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
+    status: StatusOption = None,
     model: Annotated[str | None, typer.Option(help="Only jobs that start from this model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this data set.")] = None,
     as_json: options.AsJson = False,

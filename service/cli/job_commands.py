@@ -16,11 +16,15 @@ from service.cli.console import compact, err, local_time, out, percent, print_fa
 from service.cli.job_watch import watch_job
 from service.cli.models import Url
 from service.client import Client
+from service.domain.job import JobStatus
 from tleg_core.amount import amount
 
 _INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
 
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+StatusOption = Annotated[
+    JobStatus | None, typer.Option(metavar="STATUS", help=f"Only jobs of this status: {', '.join(JobStatus)}.")
+]
 JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
 
 
@@ -50,10 +54,12 @@ class JobCommands(Generic[JobT]):
 
     def watch(self, client: Client, job: JobT, *, as_json: bool) -> None:
         """Watch a job until it has ended, and say what came of it."""
+        if job.status == JobStatus.PAUSED:
+            err.print(f"it is paused; `tleg {self.name} resume {job.id}` goes on with it", soft_wrap=True)
         try:
             ended = watch_job(client, job, as_json=as_json)
         except KeyboardInterrupt:
-            err.print(f"{job.id} goes on.", soft_wrap=True)
+            err.print(f"{job.id} stays on the server.", soft_wrap=True)
             err.print(f"To watch it again: tleg {self.name} watch {job.id}", soft_wrap=True)
             err.print(f"To end it:         tleg {self.name} cancel {job.id}", soft_wrap=True)
             raise typer.Exit(_INTERRUPTED) from None

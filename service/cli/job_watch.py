@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
 from service.api.schemas.trainings import ALONG_PATH, AT_DEPTH, TrainingResource
-from service.cli.console import hours_minutes_seconds, local_time, out, percent, printable
+from service.cli.console import err, hours_minutes_seconds, local_time, out, percent, printable
 from service.client import Client, ClientError
 from service.domain.job import JobStatus
 from tleg_core.amount import amount
@@ -51,6 +51,7 @@ class _Display:
         self._task = self._bar.add_task(job.status, total=None, facts="")
         self._status = str(job.status)
         self._attempt = 0
+        self._is_away = False
         settings = job.settings if isinstance(job, FineTuneResource) else job.config["training"]
         self._batch_size = int(settings["batch_size"])
         self._epochs = job.progress.epochs
@@ -59,7 +60,7 @@ class _Display:
 
     def show(self, event: EventResource) -> None:
         """Show what an event says."""
-        facts = event.facts
+        facts, self._is_away = event.facts, False
         self._latest.update({name: facts[name] for name in self._latest if name in facts})
         self._metrics.update(facts.get("metrics") or {})
         match event.kind:
@@ -74,7 +75,10 @@ class _Display:
         self._draw()
 
     def lose(self, error: ClientError) -> None:
-        """Show that the server is away."""
+        """Show that the server is away; in lines once, until it is back."""
+        if self._lines and not self._is_away:
+            err.print(printable(f"waiting: {error}"), soft_wrap=True)
+        self._is_away = True
         self._bar.update(self._task, description="waiting", facts=printable(str(error))[:40])
 
     def _show_status(self, facts: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ def publish(
 ) -> None:
     """Publish a learngene on a server, which checks it and serves it at once, without a restart.
 
-    Its name is the one in the file, or --name. The same file again changes nothing;
-    one of the same weights with more measured accuracy takes its place.
+    Its name is the one in the file, or --name. The same file again changes
+    nothing; one of the same weights with more measured accuracy takes its place.
     """
     with _named(file, name) as sent_file, Client(url) as client, transfer_bar(file.name or str(file)) as bar:
         task = bar.task_ids[0]

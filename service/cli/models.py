@@ -140,7 +140,8 @@ def download(
     model_id: ModelId,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; <id>.safetensors by default.")] = None,
     weights_format: Annotated[
-        WeightsFormat, typer.Option("--format", help="The form of the file: onnx and torch-export run without tleg.")
+        WeightsFormat,
+        typer.Option("--format", metavar="FORMAT", help=f"{', '.join(WeightsFormat)}; the last two run without tleg."),
     ] = WeightsFormat.SAFETENSORS,
 ) -> None:
     """Download a model; a broken download is taken up where it stopped.

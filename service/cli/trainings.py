@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from service.api.schemas.trainings import TrainingBody, TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import err, out, percent, print_facts, print_json
-from service.cli.job_commands import JobCommands, add_job_commands, facts_before, print_page, progress_facts
+from service.cli.job_commands import JobCommands, StatusOption, add_job_commands, facts_before, print_page, progress_facts
 from service.cli.models import Url
 from service.client import Client
 from service.domain.invalid_value import invalid_value_message
-from service.domain.job import JobStatus
 from tleg_core.config_section import parse_overrides
 from tleg_core.errors import ConfigError
 
@@ -118,7 +117,7 @@ def list_trainings(
     url: Url,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
+    status: StatusOption = None,
     teacher: Annotated[str | None, typer.Option(help="Only jobs that learn from this model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this data set.")] = None,
     as_json: options.AsJson = False,

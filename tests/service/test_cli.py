@@ -15,10 +15,15 @@ import httpx
 import pytest
 
 from service.cli.console import hours_minutes_seconds
+from service.domain.export import WeightsFormat
+from service.domain.job import JobStatus
 from tests.service import tiny
 from tests.service.commands import Outcome, Tleg, assert_fits, assert_one_line_error
 from tests.service.server import ServerProcess, environment
+from tleg_core.description import Method
+from tleg_core.dtype import DType
 from tleg_core.learngene import Learngene
+from tleg_core.recipe import Head
 
 # Commands against a server.
 
@@ -235,6 +240,21 @@ def test_every_command_has_help_that_fits(tleg: Tleg, command: tuple[str, ...]) 
     assert_fits(outcome.out)
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("models", "create"), (*Method, *DType, *Head)),
+        (("models", "download"), tuple(WeightsFormat)),
+        (("fine-tunes", "list"), tuple(JobStatus)),
+        (("trainings", "list"), tuple(JobStatus)),
+    ],
+)
+def test_help_breaks_no_word_that_can_be_given(tleg: Tleg, command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """Of an option that takes one of several."""
+    shown = re.split(r"[\s,;.│]+", tleg(*command, "--help").out)
+    assert [word for word in words if word not in shown] == []
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00:00"), (59.7, "0:01:00"), (3599.6, "1:00:00"), (90061.0, "25:01:01")])
 def test_a_duration_has_no_sixty_seconds(seconds: float, text: str) -> None:
     """It is rounded before it is cut into hours, minutes and seconds."""
@@ -325,6 +345,14 @@ def test_a_server_that_is_not_tleg_is_one_line(tleg: Tleg) -> None:
         process.wait(20)
 
 
+@pytest.mark.parametrize("kind", ["fine-tunes", "trainings"])
+def test_an_empty_list_says_that_it_is(online: Tleg, kind: str) -> None:
+    """Beside its columns."""
+    listed = online(kind, "list", "--dataset", "nothing")
+    assert (listed.code, listed.err) == (0, "there are none\n")
+    assert listed.out.startswith("id ")
+
+
 @pytest.mark.parametrize("model_id", ["m-" + "0" * 32, "nobody", "../livez", "", "ü", "m 1", "%", "a/b", "?x", "#"])
 @pytest.mark.parametrize("command", ["get", "download"])
 def test_an_unknown_id_is_one_line(
@@ -333,6 +361,17 @@ def test_an_unknown_id_is_one_line(
     """Nothing is written."""
     monkeypatch.chdir(tmp_path)
     assert_one_line_error(online("models", command, model_id))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("train", "--data", "data"), ("scratch", "--like", "tleg-ti-cifar10"), ("import", "data")], ids=" ".join
+)
+def test_a_file_that_cannot_name_its_learngene_is_told_first(tleg: Tleg, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Before anything is read or written; the line names the option that mends it."""
+    outcome = tleg(*arguments, "--out", tmp_path / "My Learngene.safetensors")
+    assert_one_line_error(outcome, "error: --name: is needed", "that of --out", "not 'My Learngene'")
+    assert_one_line_error(tleg(*arguments, "--out", tmp_path / "x.safetensors", "--name", "No"), "error: name: must be")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,6 +411,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
     model = online("models", "create", "--depth", 2, "--learngene", "tiny-tleg", "--json").json
     assert_one_line_error(online("models", "download", model["id"], "-o", output), output)
     assert_one_line_error(online("expand", learngene_files[0], "--depth", 2, "-o", output), output)
+    assert_one_line_error(online("card", learngene_files[0], "--out", output), f"error: {output}: ")
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -478,12 +518,12 @@ def test_two_learngenes_of_one_name_are_one_line(tleg: Tleg, learngene_files: li
     ],
 )
 def test_a_bad_setting_is_one_line(tleg: Tleg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:
-    """The line names the variable, or at least the field."""
+    """The line names the variable."""
     monkeypatch.setenv(f"TLEG_{name}", value)
     port = () if name == "PORT" else ("--port", 0)  # an option would win over the variable
     outcome = tleg("serve", "--no-shipped", "--data-dir", tmp_path / "data", *port)
     assert_one_line_error(outcome)
-    assert name.lower() in outcome.err.lower()
+    assert f"TLEG_{name}" in outcome.err
 
 
 @pytest.mark.slow

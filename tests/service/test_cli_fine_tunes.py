@@ -6,13 +6,17 @@ import json
 import re
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 
-from service.api.schemas.fine_tunes import FineTuneSettingsBody
-from service.client import Client
+from service.api.schemas.fine_tunes import FineTuneResource, FineTuneSettingsBody
+from service.api.schemas.jobs import EventResource
+from service.cli import job_watch
+from service.client import Client, ClientError
 from service.domain.job import JobError
 from service.storage.embedded_redis import running_url
 from service.storage.object_store import ObjectStore
@@ -289,6 +293,37 @@ def test_watching_a_job_that_is_cancelled_ends_with_code_1(online: Tleg, server:
     outcome = online("fine-tunes", "watch", job)
     cancelling.join()
     assert (outcome.code, outcome.err) == (1, f"error: {job} was cancelled\n")
+
+
+def test_watching_a_paused_job_says_how_to_go_on(
+    online: Tleg, server: ServerProcess, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be watched for long."""
+    assert online("fine-tunes", "pause", job).code == 0
+
+    def go_on() -> None:
+        httpx.post(f"{server.url}/fine-tunes/{job}/resume")
+        work(server, job)
+
+    work_before_events(monkeypatch, go_on)
+    outcome = online("fine-tunes", "watch", job)
+    assert outcome.code == 0, outcome
+    assert outcome.err.startswith(f"it is paused; `tleg fine-tunes resume {job}` goes on with it\n")
+
+
+def test_a_server_that_is_away_is_said_once(
+    online: Tleg, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where lines are printed: until it is back, and again when it goes again."""
+    resource = FineTuneResource.model_validate(online("fine-tunes", "get", job, "--json").json)
+    monkeypatch.setattr(job_watch, "err", Console(stderr=True, width=80))
+    event = EventResource(seq=1, at=datetime.now(UTC), kind="status", facts={"status": "running"})
+    with job_watch._Display(resource, quiet=False) as display:
+        for _ in range(3):
+            display.lose(ClientError("no answer"))
+        display.show(event)
+        display.lose(ClientError("no answer"))
+    assert capsys.readouterr().err == "waiting: no answer\n" * 2
 
 
 def test_ctrl_c_leaves_the_job_running(online: Tleg, server: ServerProcess, job: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def evaluate(
     if plot is not None:
         from tleg_core.plots.figure import check_suffix
 
-        check_suffix(plot)
+        check_suffix(plot, "plot")
     gene = open_learngene(learngene)
     path = Path(learngene)
     if write and not path.is_file():

@@ -111,11 +111,15 @@ def parse_depths(text: str | None, low: int, high: int) -> list[int]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`, tried out; raises `TlegError` where it does not work."""
+    """Return the device called `name`, tried out; raises `TlegError` where it is none, or does not work."""
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ConfigError("device", f"must be auto, cpu, cuda or one of several as cuda:1, not {name!r}") from None
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

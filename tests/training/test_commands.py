@@ -122,7 +122,7 @@ def test_a_finished_runs_folder_is_not_overwritten(workshop: Path) -> None:
         (("--set", "distillation.alpha=2"), "distillation.alpha: must be from 0 to 1"),
         (("--num-heads", 5), "num_heads: 5 does not divide"),
         (("--patch-size", 5), "img_size: 28 is not a multiple"),
-        (("--device", "abacus"), "device: cannot compute on 'abacus'"),
+        (("--device", "abacus"), "device: must be auto, cpu, cuda or one of several as cuda:1, not 'abacus'"),
         (("--batch-size", 4000), "batch_size: 4000 is more than the 48 images"),
         (("--test-data", "SAME"), "test_data: holds the very images"),
         (("--ancestry", "nowhere.safetensors"), "there is no file nowhere.safetensors"),

@@ -146,12 +146,12 @@ def test_a_shipped_learngene_is_measured_and_left_as_it_is(bench: Path, bars: Im
         (("--depths", "4"), "depths: must lie within 1 to 3"),
         (("--limit", "0"), "limit: must be at least 1"),
         (("--batch-size", "0"), "batch_size: must be at least 1"),
-        (("--plot", "depths.pdf"), "out: must end in .png or .svg"),
+        (("--plot", "depths.pdf"), "plot: must end in .png or .svg"),
         (("--data", "A/a.parquet"), "are both called 'a'"),
         (("--data", "other.parquet"), "the classes of other are not those"),
         (("--data", "four.parquet"), "four has 4 classes, the learngene 3"),
         (("--data", "nowhere.parquet"), "does not exist"),
-        (("--device", "abacus"), "device: cannot compute on 'abacus'"),
+        (("--device", "abacus"), "device: must be auto, cpu, cuda or one of several as cuda:1, not 'abacus'"),
     ],
 )
 def test_what_means_nothing_is_refused_before_anything_is_measured(

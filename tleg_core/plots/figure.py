@@ -26,10 +26,10 @@ SUFFIXES = (".png", ".svg")
 _MAX_LABEL = 48  # characters
 
 
-def check_suffix(path: Path) -> None:
+def check_suffix(path: Path, option: str = "out") -> None:
     """Raise `ConfigError` unless figures can be written to a file of this name."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError("out", f"must end in {' or '.join(SUFFIXES)}, not {path.name!r}")
+        raise ConfigError(option, f"must end in {' or '.join(SUFFIXES)}, not {path.name!r}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from service.cli.models import Url
 from service.client import Client
 from tleg_core.amount import amount
 
-app = typer.Typer(no_args_is_help=True, help="Upload and list the data sets that models are fine-tuned on.")
+app = typer.Typer(no_args_is_help=True, help="Upload, list, show and delete the data sets that models learn from.")
 
 DatasetId = Annotated[str, typer.Argument(help="The data set's id, ds-….", show_default=False)]
 
@@ -89,7 +89,7 @@ def list_datasets(
 
 @app.command()
 def delete(url: Url, dataset_id: DatasetId) -> None:
-    """Delete a data set; refused while a fine-tune needs it."""
+    """Delete a data set; refused while a job needs it."""
     with Client(url) as client:
         client.delete_dataset(dataset_id)
     err.print(f"{dataset_id} is deleted", soft_wrap=True)

@@ -8,13 +8,16 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import typer
 
 from service.cli.console import hours_minutes_seconds
+from service.cli.main import app
 from service.domain.export import WeightsFormat
 from service.domain.job import JobStatus
 from tests.service import tiny
@@ -217,21 +220,22 @@ def test_inspect_fits_a_terminal_with_the_longest_facts(tleg: Tleg, tmp_path: Pa
     assert_fits(tleg("inspect", path).out)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        (),
-        *((name,) for name in ("serve", "worker", "demo", "learngenes", "models", "datasets", "fine-tunes", "budget")),
-        ("publish",),
-        *(("learngenes", name) for name in ("list", "show", "get", "download", "delete")),
-        *((name,) for name in ("expand", "inspect", "import", "train", "evaluate", "ancestry")),
-        *(("models", name) for name in ("create", "list", "get", "download")),
-        *(("datasets", name) for name in ("upload", "list", "get", "delete")),
-        *(("fine-tunes", name) for name in ("create", "list", "get", "watch", "cancel", "pause", "resume")),
-        *(("fine-tunes", name) for name in ("checkpoints", "download")),
-    ],
-    ids=" ".join,
-)
+def every_command() -> Iterator[tuple[str, ...]]:
+    """Yield `tleg` itself, each command and each group's."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words
+        waiting += [((*words, name), below) for name, below in getattr(command, "commands", {}).items()]
+
+
+def test_every_command_is_found() -> None:
+    """Of every kind: a group's, a group's own, one of both sorts of job."""
+    expected = {(), ("serve",), ("learngenes",), ("ancestry", "logits"), ("fine-tunes", "watch"), ("trainings", "pause")}
+    assert expected <= set(every_command())
+
+
+@pytest.mark.parametrize("command", list(every_command()), ids=" ".join)
 def test_every_command_has_help_that_fits(tleg: Tleg, command: tuple[str, ...]) -> None:
     """--help of each."""
     outcome = tleg(*command, "--help")

@@ -30,10 +30,10 @@ demo: $(INSTALLED) ## Start the service and do the main job on real images
 	@$(BIN)/tleg demo
 
 test: $(INSTALLED) ## Run the tests that take seconds each: some minutes in all (JOBS=8: in eight processes)
-	$(BIN)/pytest -m "not slow" --numprocesses $(JOBS) --dist loadscope
+	$(BIN)/pytest -m "not slow" --numprocesses $(JOBS) --dist worksteal
 
 test-slow: $(INSTALLED) ## Run the others: processes killed at random, real clients, images built without an engine
-	$(BIN)/pytest -m slow --ignore tests/chaos --numprocesses $(JOBS) --dist loadscope
+	$(BIN)/pytest -m slow --ignore tests/chaos --numprocesses $(JOBS) --dist worksteal
 	$(BIN)/pytest -m slow tests/chaos
 
 check: format lint types contracts test ## Everything CI checks

@@ -11,7 +11,8 @@ from service.api.schemas.models import CreatedModel, FineTuneOnBody, ModelReques
 from service.domain.job import FineTuneSpec, Job
 from service.domain.model import Selection
 from service.storage.job_reader import IdempotencyKey
-from tleg_core.errors import ConfigError
+from tleg_core.budget import Candidate, Choice
+from tleg_core.errors import BudgetInfeasibleError, ConfigError
 
 HASHED_AT_CREATION_BYTES = 32 * 1024 * 1024
 """Up to this size the sha256 is in the answer that creates a model: some 20 ms of work; above it is computed when asked for."""
@@ -66,10 +67,14 @@ async def _fine_tune(
     request = body.to_domain()
     before = await resources.jobs.find(key) if key else None
     if before is not None and isinstance(before.spec, FineTuneSpec):  # the key's request was one for a model too
-        model = (await resources.store.get(before.spec.model)).model
+        model = resources.catalogue.current((await resources.store.get(before.spec.model)).model)
         variation = replace(request.variation, num_classes=model.recipe.num_classes)
-        selection = await resources.resolve(replace(request, variation=variation, head=model.recipe.head))
-        return replace(selection, model=resources.catalogue.current(model)), before
+        try:
+            choice = (await resources.resolve(replace(request, variation=variation, head=model.recipe.head))).choice
+        except (ConfigError, BudgetInfeasibleError):  # what the request named has gone meanwhile; the model has not
+            it = Candidate(learngene=model.learngene, member=model.recipe.member, cost=model.cost, accuracy=model.accuracy)
+            choice = Choice(candidate=it, objective=request.objective, data_set=request.accuracy_on)
+        return Selection(model=model, choice=choice), before
     dataset = await find_dataset(resources, fine_tune.dataset, where=_PLACE)
     selection = await select_for(resources, request, dataset)
     return selection, await start_fine_tune(resources, selection.model, dataset, fine_tune.settings, key, where=_PLACE)

@@ -107,6 +107,8 @@ def serve(
         )
         address = f"http://{_host_in_url(settings.host)}:{listening.getsockname()[1]}"
         err.print(f"tleg serves on {address} (docs: {address}/docs); Ctrl-C stops it", soft_wrap=True)
+        if settings.only is not None and settings.workers:
+            err.print(f"TLEG_ONLY: the workers of this server take {settings.only} alone", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             _Server(config, app, worker_processes).run(sockets=[listening])
 

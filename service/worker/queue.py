@@ -122,10 +122,8 @@ class _LanesConsumer(Consumer):
         return None
 
     def ack(self, message: MessageProxy) -> None:
-        try:
-            self._lanes[message.options["lane"]].ack(message)
-        finally:
-            self._open = list(self._lanes)
+        self._open = list(self._lanes)  # first: afterwards the next message may be in work already
+        self._lanes[message.options["lane"]].ack(message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         for message in messages:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from service.domain.dataset import Dataset
 from service.storage import keys
+from tests.service import tiny
 from tests.service.fine_tuned import data_set
 from tests.service.tiny import CLASS_NAMES
 
@@ -78,6 +79,21 @@ def test_the_same_key_makes_one_job(empty_api: TestClient, store: Any) -> None:
     assert empty_api.post("/models", json=BODY).json()["fine_tune"]["id"] != first.json()["fine_tune"]["id"]
     store.delete(keys.dataset(PETALS.id))
     assert empty_api.post("/models", json=BODY, headers=headers).json() == first.json()
+
+
+@pytest.mark.usefixtures("store")
+def test_the_same_key_finds_its_job_when_the_learngene_has_gone(empty_api: TestClient) -> None:
+    """The model is as recorded, whatever the request could name then."""
+    gene = tiny.learngene("for-a-while", accuracy=tiny.measured("digits", {3: 0.5}))
+    assert empty_api.post("/learngenes", content=bytes(gene.content)).status_code == 201
+    body = BODY | {"learngene": "for-a-while", "accuracy_on": "digits"}
+    first = empty_api.post("/models", json=body, headers={"Idempotency-Key": "gone"})
+    assert first.status_code == 202
+    assert empty_api.delete("/learngenes/for-a-while").status_code == 204
+    assert empty_api.post("/models", json=body).status_code == 422
+    again = empty_api.post("/models", json=body, headers={"Idempotency-Key": "gone"})
+    assert again.status_code == 202, again.text
+    assert again.json() == first.json()
 
 
 @pytest.mark.usefixtures("store")

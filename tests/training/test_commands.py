@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -103,8 +104,9 @@ def test_evaluating_replaces_the_accuracy_on_the_same_data_only(workshop: Path, 
     assert after.digest == before.digest
 
 
-def test_a_finished_runs_folder_is_not_overwritten(workshop: Path) -> None:
+def test_a_finished_runs_folder_is_not_overwritten(workshop: Path, tmp_path: Path) -> None:
     """Training to the same place again asks for --resume, which then finds nothing left to do and gives the same bytes."""
+    workshop = shutil.copytree(workshop, tmp_path / "workshop")
     words = ["train", "--ancestry", workshop / "ancestry.safetensors", "--out", workshop / "bars.safetensors", "--epochs", 2]
     words += ["--size", "test", "--num-heads", 4, "--img-size", 16, "--patch-size", 8, "--depth", 4, "--flip", 0]
     words += ["--data", workshop / "train.parquet", "--device", "cpu", "--batch-size", 16]

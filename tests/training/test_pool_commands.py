@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,9 @@ def test_training_writes_a_pool_with_the_accuracy_of_every_path(workshop: Path) 
     assert record.depth_top1 == {}
 
 
-def test_a_finished_run_is_resumed_to_the_same(workshop: Path) -> None:
+def test_a_finished_run_is_resumed_to_the_same(workshop: Path, tmp_path: Path) -> None:
     """And not begun again without being asked to."""
+    workshop = shutil.copytree(workshop, tmp_path / "workshop")
     words = ["train", workshop / "recipe.toml", "--data", workshop / "train.parquet", "--out", workshop / "pool.safetensors"]
     digest = Learngene.open(workshop / "pool.safetensors").digest
     assert "--resume" in str(invoke(*words, "--device", "cpu").exception)

@@ -105,6 +105,9 @@ def test_what_is_in_work_keeps_the_other_lanes_for_other_workers(on_bench: OnBen
         )
         queue.start()
         try:
+            async with asyncio.timeout(20):
+                while not taken:
+                    await asyncio.sleep(0.02)
             await asyncio.sleep(_LONGER_THAN_A_LOOK_S)
             assert taken == [jobs[0].id]
             assert await in_lane(bench, Lane.TRAININGS) == 1

@@ -107,9 +107,7 @@ class EmbeddedRedis:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (self._folder / "owner.lock").open("a")
-            deadline = time.monotonic() + _LOCK_PATIENCE_S
-            while not (is_ours := _lock(self._lock)) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            is_ours = _lock(self._lock, patience_s=_LOCK_PATIENCE_S)
         except OSError as error:
             raise StoreUnavailableError(f"the data folder {self._folder} cannot be used: {error.strerror}") from None
         if not is_ours:
@@ -169,7 +167,7 @@ class EmbeddedRedis:
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
         with self._files_lock.open("a") as files_lock:
-            if not _lock(files_lock):
+            if not _lock(files_lock, patience_s=_LOCK_PATIENCE_S):  # a child of one that was killed may be rewriting its file
                 raise StoreUnavailableError(f"another Redis has the files in {self._folder}")
             self._process = subprocess.Popen(  # noqa: S603 (our own options; the program is the operator's)
                 [str(server), *arguments],
@@ -262,13 +260,18 @@ class EmbeddedRedis:
         raise StoreUnavailableError(f"the embedded Redis did not answer within {_START_TIMEOUT_S} s (see {log})")
 
 
-def _lock(file: IO[str]) -> bool:
-    """Take a file's lock if it is free; it is given back where the last copy of the descriptor is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(file: IO[str], *, patience_s: float = 0) -> bool:
+    """Take a file's lock if it is free, or soon is; it is given back where the last copy of the descriptor is closed."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _listens(client: redis.Redis) -> bool:

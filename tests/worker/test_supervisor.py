@@ -221,7 +221,7 @@ def test_draining_hands_the_job_over_at_once(on_bench: OnBench) -> None:
             async with bench.worker(heartbeat_s=30.0):
                 await asyncio.sleep(2)  # for its engine
                 first.drain()
-                other = await bench.until(job.id, lambda job: job.attempt == 2 and job.status is JobStatus.RUNNING, within_s=3)
+                other = await bench.until(job.id, lambda job: job.attempt == 2 and job.status is JobStatus.RUNNING, within_s=15)
                 assert other.worker != running.worker
                 ended = await bench.ended(job.id)
         assert (ended.status, ended.attempt, ended.deaths) == (JobStatus.SUCCEEDED, 2, 0)

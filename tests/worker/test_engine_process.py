@@ -54,7 +54,7 @@ def test_the_end_of_an_engine_has_its_reason(tmp_path: Path, code: str, reason: 
 
 def test_what_a_dying_engine_had_sent_is_heard(tmp_path: Path) -> None:
     """Its last report, sent right before its end, comes before the news of that."""
-    code = READY + 's.sendall(b\'{"type":"stopped","job":"ft-1"}\\n\'); os._exit(0)'
+    code = READY + 's.recv(65536); s.sendall(b\'{"type":"stopped","job":"ft-1"}\\n\'); os._exit(0)'  # it has its setup by then
 
     async def scenario() -> None:
         engine = EngineProcess(lambda socket: [sys.executable, "-c", code, str(socket)], setup(tmp_path))

@@ -553,13 +553,13 @@ def test_a_heartbeat_keeps_the_lease(url: str) -> None:
     """As long as the worker speaks, the job is its own; once it does not, another may have it."""
 
     async def use(store: Store) -> None:
-        short = Store(store.redis, heartbeat_s=1)
+        short = Store(store.redis, heartbeat_s=2)
         claim = await short.claimed()
         for _ in range(4):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.6)
             assert await short.beat(claim) is Demand.GO_ON
             assert await short.sweep() == []
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(2.1)
         assert await short.sweep() == [claim.job.id]
 
     run(url, use)

@@ -37,6 +37,13 @@ DATASET_ID = "ds-" + 32 * "a"
 _NUMBERS = itertools.count(1)
 
 
+async def until(holds: Callable[[], bool], *, within_s: float = 30) -> None:
+    """Wait until that holds."""
+    async with asyncio.timeout(within_s):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
 @dataclass
 class Bench:
     """A store with a model and a data set, and ways to make jobs and workers on it."""
@@ -78,7 +85,7 @@ class Bench:
             supervisor.drain()
             await running
 
-    async def until(self, job_id: str, holds: Callable[[Job], bool], *, within_s: float = 20) -> Job:
+    async def until(self, job_id: str, holds: Callable[[Job], bool], *, within_s: float = 40) -> Job:
         """Wait until that holds of a job."""
         deadline = time.monotonic() + within_s
         while not holds(job := await self.jobs.get(job_id)):

@@ -12,7 +12,7 @@ from service.storage.job_store import Claim, JobStore
 from service.storage.object_store import ObjectStore, state_key
 from service.worker.delivery import Delivery, Release
 from service.worker.protocol import EpochDone, Saved
-from tests.worker.conftest import HEARTBEAT_S, Bench
+from tests.worker.conftest import HEARTBEAT_S, Bench, until
 
 SHA256 = "0" * 64
 
@@ -93,8 +93,7 @@ def test_a_long_run_keeps_no_trace_of_what_was_deleted(on_bench: OnBench) -> Non
             await asyncio.sleep(0.001)
         while (await bench.jobs.get(job_id)).resume_key != state_key(job_id, 1, 1000, SHA256):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
-        assert len(delivery._cleaning) == 0
+        await until(lambda: len(delivery._cleaning) == 0)
         delivery.put(Release(JobStatus.QUEUED))
         await running
 

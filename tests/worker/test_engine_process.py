@@ -12,6 +12,8 @@ import pytest
 
 from service.worker.engine_process import EngineEndedError, EngineProcess
 from service.worker.protocol import Setup
+from tests.processes import is_running
+from tests.worker.conftest import until
 
 CONNECTED = "import os, signal, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
 READY = CONNECTED + 's.sendall(b\'{"type":"ready","device":"none"}\\n\'); '
@@ -82,8 +84,6 @@ def test_children_of_an_engine_end_with_it(tmp_path: Path) -> None:
         engine = EngineProcess(command, setup(tmp_path))
         await engine.start()
         await asyncio.wait_for(engine.ended(), 30)
-        await asyncio.sleep(0.2)
-        status = Path(f"/proc/{pid_file.read_text()}/stat")
-        assert not status.exists() or status.read_text().split()[2] == "Z"
+        await until(lambda: not is_running(int(pid_file.read_text())))
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ from service.storage import keys
 from service.storage.job_store import Claim
 from service.storage.object_store import state_key
 from tests.processes import children_with
-from tests.worker.conftest import HEARTBEAT_S, Bench
+from tests.worker.conftest import HEARTBEAT_S, Bench, until
 from tests.worker.fake_engine import Conduct
 
 OnBench = Callable[[Callable[[Bench], Awaitable[None]]], None]
@@ -204,9 +204,8 @@ def test_a_cancelled_job_ends_at_once(on_bench: OnBench) -> None:
             await bench.until(job.id, lambda job: job.progress.step >= 2)
             await bench.jobs.cancel(job.id)
             ended = await bench.ended(job.id)
-            await asyncio.sleep(0.3)
             assert ended.status is JobStatus.CANCELLED
-            assert not (bench.work_dir / "objects" / "jobs" / job.id).exists()
+            await until(lambda: not (bench.work_dir / "objects" / "jobs" / job.id).exists())
 
     on_bench(scenario)
 
@@ -370,7 +369,6 @@ def test_no_state_is_left_of_a_job_that_died_with_its_worker(on_bench: OnBench, 
             await bench.redis.delete(keys.queue_list(Lane.TRAININGS), keys.queue_messages(Lane.TRAININGS))
         async with bench.worker():
             assert (await bench.ended(job.id)).status is JobStatus.FAILED
-            await asyncio.sleep(0.3)
-            assert not state.parent.exists()
+            await until(lambda: not state.parent.exists())
 
     on_bench(scenario)

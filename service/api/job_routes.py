@@ -76,7 +76,7 @@ def checked_id(job_id: str, kind: JobKind) -> str:
 
 
 def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResource], noun: str) -> None:
-    """Give a router what can be asked of one job of its kind, which people call `noun`."""
+    """Give a router what can be asked of one job of its kind, which people call `noun`: `an export`."""
 
     async def get_job(resources: ResourcesDep, job_id: JobId) -> JobResource:
         """Return one job: where it stands, how far it is, and what came of it."""
@@ -118,17 +118,17 @@ def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResourc
         page = EventList(data=[EventResource.of(event) for event in events[:limit]], has_more=len(events) > limit)
         return Response(page.model_dump_json(), media_type=JSONResponse.media_type)
 
-    router.get("/{job_id}", summary=f"Get a {noun}", response_model=schema, responses=problem_responses(404, 503))(get_job)
+    router.get("/{job_id}", summary=f"Get {noun}", response_model=schema, responses=problem_responses(404, 503))(get_job)
     for order, action in (("cancel", cancel_job), ("pause", pause_job), ("resume", resume_job)):
         router.post(
             f"/{{job_id}}/{order}",
-            summary=f"{order.capitalize()} a {noun}",
+            summary=f"{order.capitalize()} {noun}",
             response_model=schema,
             responses=problem_responses(404, 409, 503),
         )(action)
     router.get(
         "/{job_id}/events",
-        summary=f"Events of a {noun}",
+        summary=f"Events of {noun}",
         response_model=EventList,
         responses={
             200: {

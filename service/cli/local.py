@@ -123,6 +123,7 @@ def budget(
     if chosen.data_set and others:
         err.print(
             f"top-1 is that on {chosen.data_set}: what was measured on {', '.join(sorted(others))} alone does not compare"
+            " (--accuracy-on NAME: let another decide)"
         )
 
 

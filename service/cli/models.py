@@ -82,7 +82,9 @@ def create(
             print_json(model.model_dump(mode="json"))
         else:
             print_facts(_created_facts(model))
-        if output is not None and not dry_run:
+        if dry_run:
+            err.print("nothing was made: this is what one would get")
+        elif output is not None:
             download_weights(client, model.id, output)
 
 

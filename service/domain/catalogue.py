@@ -90,7 +90,8 @@ class Catalogue:
         ):
             twice = [key for key, count in Counter(keys).items() if count > 1]
             if twice:
-                raise ConfigError("learngene", f"two have the {kind} {twice[0]}")
+                those = sorted({item.name for item in self.families if twice[0] in (item.name, item.digest)})
+                raise ConfigError("learngene", f"two have the {kind} {twice[0][:64]} ({', '.join(those)}); leave one out")
         self._by_name = {family.name: family for family in self.families}
         self._by_digest = {family.digest: family for family in self.families}
         self._sizes = {item.name: len(item.members) + len(item.learngene.description.accuracy) for item in self.families}

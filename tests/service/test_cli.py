@@ -85,9 +85,11 @@ def test_models_list_says_how_to_go_on(online: Tleg, http: httpx.Client) -> None
 
 
 def test_a_dry_run_creates_nothing(online: Tleg, http: httpx.Client) -> None:
-    """The id is said, and unknown to the server."""
-    dry = online("models", "create", "--depth", 3, "--num-classes", 77, "--dry-run", "--json").json
+    """The id is said, and unknown to the server; so is that nothing was made."""
+    outcome = online("models", "create", "--depth", 3, "--num-classes", 77, "--dry-run", "--json")
+    dry = outcome.json
     assert dry["created_at"] is None
+    assert "nothing was made" in outcome.err
     assert http.get(f"/models/{dry['id']}").status_code == 404
 
 
@@ -185,6 +187,15 @@ def test_a_file_in_place_of_a_name_is_told_where_it_belongs(tleg: Tleg, learngen
         for command in (("models", "create"), create):
             assert_one_line_error(tleg(*command, "--learngene", path), f"{path} is a file; publish it by `tleg publish`")
         assert tleg(*arguments, "--learngene-file", path, "--learngene", file.stem).code == 0
+
+
+def test_two_learngenes_that_are_the_same_are_named(tleg: Tleg, tmp_path: Path) -> None:
+    """One content under two names cannot be served twice: which they are is said."""
+    one = tiny.learngene("one")
+    one.write(tmp_path / "one.safetensors")
+    one.with_description(name="other").write(tmp_path / "other.safetensors")
+    files = [text for name in ("one", "other") for text in ("--learngene-file", str(tmp_path / f"{name}.safetensors"))]
+    assert_one_line_error(tleg("budget", *files), "two have the digest", "(one, other)")
 
 
 def test_inspect_shows_what_a_learngene_says_of_itself(tleg: Tleg, learngene_files: list[Path]) -> None:

@@ -31,4 +31,4 @@ async def list_exports(
     return ExportList(data=[ExportResource.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-add_job_routes(router, JobKind.EXPORT, ExportResource, "export")
+add_job_routes(router, JobKind.EXPORT, ExportResource, "an export")

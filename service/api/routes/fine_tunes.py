@@ -53,7 +53,7 @@ async def list_fine_tunes(
     return FineTuneList(data=[FineTuneResource.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-add_job_routes(router, JobKind.FINE_TUNE, FineTuneResource, "fine-tune")
+add_job_routes(router, JobKind.FINE_TUNE, FineTuneResource, "a fine-tune")
 
 
 @router.get("/{job_id}/checkpoints", summary="Checkpoints of a fine-tune", responses=problem_responses(404, 503))

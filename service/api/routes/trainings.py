@@ -54,4 +54,4 @@ async def list_trainings(
     return TrainingList(data=[TrainingResource.of(job) for job in page.jobs], has_more=page.has_more)
 
 
-add_job_routes(router, JobKind.TRAINING, TrainingResource, "training")
+add_job_routes(router, JobKind.TRAINING, TrainingResource, "a training")

@@ -236,7 +236,12 @@ def _download_export(client: Client, model_id: str, output: Path | None, export_
         def transferred(have: int, size: int) -> None:
             bar.update(task, description=path.name, completed=have, total=size)
 
-        result = client.download_export(model_id, path, export_format, progress=transferred, waiting=show).result
+        try:
+            result = client.download_export(model_id, path, export_format, progress=transferred, waiting=show).result
+        except KeyboardInterrupt:
+            if shown:
+                err.print(f"{shown}, and stays on the server; the same command asks for its file again", soft_wrap=True)
+            raise
     if result is not None:
         deviation = f"logits within {result.deviation:.1e} of the network's"
         err.print(f"{path}: {result.size_bytes:,} bytes, sha256 {result.sha256} checked, {deviation}", soft_wrap=True)

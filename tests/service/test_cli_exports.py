@@ -160,3 +160,15 @@ def test_both_clients_wait_and_download(server: ServerProcess, model: str, besid
 
     asyncio.run(use())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": CONTENT, "y": CONTENT}
+
+
+def test_ctrl_c_leaves_the_export_on_the_server(online: Tleg, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not wait is told that it goes on, and how to come back."""
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)  # between two looks at the job
+    outcome = online("models", "download", model, "--format", "onnx")
+    assert outcome.code == 130
+    assert "is queued, and stays on the server" in outcome.err

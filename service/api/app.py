@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from redis.asyncio import ConnectionPool, Redis
 
@@ -17,7 +17,9 @@ from service.api.learning_curve import LearningCurves
 from service.api.long_work import LongWork
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
+from service.api.query_names import refuse_unknown_queries
 from service.api.routes import datasets, exports, fine_tunes, frontier, health, hub, learngenes, models, page, trainings
+from service.api.schemas.problems import problem_responses
 from service.api.upload import UploadLimits
 from service.domain.catalogue import Catalogue
 from service.domain.errors import StoreUnavailableError
@@ -122,10 +124,13 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
         BodyLimit, max_bytes=settings.max_body_bytes, unlimited=[("POST", datasets.PATH), ("POST", learngenes.PATH)]
     )
     install_problem_handlers(app)
-    for resource in (models, exports, datasets, fine_tunes, trainings, learngenes, frontier, health, hub, page):
-        app.include_router(resource.router)
+    for resource in (models, exports, datasets, fine_tunes, trainings, learngenes, frontier):
+        app.include_router(resource.router, dependencies=_STRICT, responses=problem_responses(422))
+    for outward in (health, hub, page):  # what other programs and browsers ask, with queries of their own
+        app.include_router(outward.router)
     install_document(app)
     return app
 
 
+_STRICT = [Depends(refuse_unknown_queries)]
 _LICENCE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}

@@ -26,12 +26,15 @@ _ECHOED = frozenset(
 )
 
 
-def invalid_value_message(item: Mapping[str, Any], known: Collection[str] = ()) -> str:
-    """Return what is wrong, of one item of a `ValidationError`; `known` are the names of the fields where it stands."""
+def invalid_value_message(item: Mapping[str, Any], known: Collection[str] = (), *, noun: str = "field") -> str:
+    """Return what is wrong, of one item of a `ValidationError`; `known` are the names of the fields where it stands.
+
+    `noun` is what such a field is called where it stands.
+    """
     message = str(item["msg"])
     if item["type"] == "extra_forbidden":
         close = get_close_matches(str(item["loc"][-1])[:80], known, n=1)
-        message = f"is no field here{f'; did you mean `{close[0]}`?' if close else ''}"
+        message = f"is no {noun} here{f'; did you mean `{close[0]}`?' if close else ''}"
     elif item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
     elif item["type"] in _ECHOED:

@@ -145,6 +145,39 @@ def test_a_bad_query_is_told_in_words(api: TestClient) -> None:
     assert messages["limit"] == "Input should be less than or equal to 100, not 101"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "field", "message"),
+    [
+        ("POST", "/models?dryrun=true", "dryrun", "is no parameter here; did you mean `dry_run`?"),
+        ("POST", "/models/batch?dry-run=1", "dry-run", "is no parameter here; did you mean `dry_run`?"),
+        ("GET", "/models?limt=3", "limt", "is no parameter here; did you mean `limit`?"),
+        ("GET", "/models/m-1/weights?fmt=onnx", "fmt", "is no parameter here; did you mean `format`?"),
+        ("GET", "/fine-tunes?stat=queued", "stat", "is no parameter here; did you mean `status`?"),
+        ("GET", "/learngenes?zzz", "zzz", "is no parameter here"),
+        ("GET", "/frontier?limit=3", "limit", "is no parameter here"),
+        ("DELETE", "/datasets/ds-1?force=1", "force", "is no parameter here"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_by_name(api: TestClient, method: str, path: str, field: str, message: str) -> None:
+    """A misspelt `?dryrun=true` makes nothing."""
+    before = api.get("/models").json()["data"]
+    problem = assert_problem(api.request(method, path, json={} if method == "POST" else None), 422)
+    assert problem["errors"] == [{"field": field, "message": message}]
+    assert api.get("/models").json()["data"] == before
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/docs"])
+def test_pages_and_probes_take_any_query(api: TestClient, path: str) -> None:
+    """Proxies and browsers add what they like."""
+    assert api.get(path, params={"utm_source": "paper"}).status_code == 200
+
+
+def test_many_unknown_parameters_are_answered_shortly(api: TestClient) -> None:
+    """However many come, the answer names the first of them."""
+    problem = assert_problem(api.get("/models?" + "&".join(f"x{i}=1" for i in range(5000))), 422)
+    assert len(problem["errors"]) == 50  # type: ignore[arg-type]
+
+
 def test_a_client_hears_of_no_library() -> None:
     """A body that is made in Python says what is wrong, and refers nobody to the checker's own pages."""
     for given in ({}, {"model": "m-1", "method": "tleg"}):

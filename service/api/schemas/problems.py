@@ -81,7 +81,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is too large.",
         415: "The upload is of no type that is read here.",
         416: "The range lies outside the file.",
-        422: "A field is not valid, or no member fits the budget.",
+        422: "A field or a parameter is not valid or not known, or no member fits the budget.",
         503: "Redis or the object store does not answer, the learngene is not loaded, or too many uploads are under way; "
         "try again after `Retry-After` seconds.",
         507: "There is no room for the upload.",

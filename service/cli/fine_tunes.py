@@ -16,8 +16,8 @@ from service.cli.job_commands import (
     JobId,
     StatusOption,
     add_job_commands,
+    epochs_and_top1,
     facts_before,
-    print_page,
     progress_facts,
 )
 from service.cli.models import Url, download_weights
@@ -120,7 +120,7 @@ def list_fine_tunes(
     """List fine-tunes, newest first."""
     with Client(url) as client:
         page = client.list_fine_tunes(limit=limit, after=after, status=status, model=model, dataset=dataset)
-    print_page(page, as_json=as_json)
+    JOBS.print_page(page, as_json=as_json)
 
 
 @app.command()
@@ -199,6 +199,10 @@ def _facts(client: Client, job: FineTuneResource) -> list[tuple[str, str]]:
     ]
 
 
+def _row(job: FineTuneResource) -> tuple[str, ...]:
+    return (job.id, job.status, *epochs_and_top1(job), job.created_at.astimezone().strftime("%m-%d %H:%M"))
+
+
 def _loss(metrics: dict[str, float]) -> str:
     return f"{metrics['loss']:.4f}" if "loss" in metrics else "-"
 
@@ -211,6 +215,8 @@ JOBS = JobCommands(
     pause=Client.pause_fine_tune,
     resume=Client.resume_fine_tune,
     facts=_facts,
+    columns=("id", "status", "epochs", "top-1", "created"),
+    row=_row,
     print_result=_print_result,
 )
 add_job_commands(app, JOBS)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from service.api.schemas.fine_tunes import FineTuneList, FineTuneResource
+from service.api.schemas.exports import ExportResource
+from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import JobResource, RunResource
-from service.api.schemas.trainings import TrainingList, TrainingResource
+from service.api.schemas.trainings import TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, local_time, out, percent, print_facts, print_json, print_table
 from service.cli.job_watch import watch_job
@@ -25,7 +26,23 @@ JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 StatusOption = Annotated[
     JobStatus | None, typer.Option(metavar="STATUS", help=f"Only jobs of this status: {', '.join(JobStatus)}.")
 ]
-JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
+JobT = TypeVar("JobT", FineTuneResource, TrainingResource, ExportResource)
+JobT_co = TypeVar("JobT_co", bound=JobResource, covariant=True)
+
+
+class JobPage(Protocol[JobT_co]):
+    """A page of jobs of one kind, as the client returns it."""
+
+    @property
+    def data(self) -> Sequence[JobT_co]:
+        """The jobs, newest first."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more follow."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return the page as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,8 @@ class JobCommands(Generic[JobT]):
         pause: Holds a job.
         resume: Goes on with it.
         facts: What `get` shows of a job.
+        columns: What `list` shows of jobs.
+        row: A job's cells in them; the one at 1 is folded where there is too little room.
         print_result: Says what came of a job that has succeeded.
     """
 
@@ -50,7 +69,18 @@ class JobCommands(Generic[JobT]):
     pause: Callable[[Client, str], JobT]
     resume: Callable[[Client, str], JobT]
     facts: Callable[[Client, JobT], list[tuple[str, str]]]
+    columns: tuple[str, ...]
+    row: Callable[[JobT], tuple[str, ...]]
     print_result: Callable[[JobT], None]
+
+    def print_page(self, page: JobPage[JobT], *, as_json: bool) -> None:
+        """Print a page of jobs, one a line."""
+        if as_json:
+            print_json(page.model_dump(mode="json"))
+            return
+        print_table(self.columns, map(self.row, page.data), folds=1)
+        if page.has_more:
+            err.print(f"more follow: --after {page.data[-1].id}")
 
     def watch(self, client: Client, job: JobT, *, as_json: bool) -> None:
         """Watch a job until it has ended, and say what came of it."""
@@ -98,38 +128,17 @@ def add_job_commands(app: typer.Typer, jobs: JobCommands[JobT]) -> None:
         with Client(url) as client:
             _print_status(jobs.resume(client, job_id))
 
-    noun = jobs.noun
-    shown = f"Show one {noun}: where it stands, how it is trained and what came of it."
+    one = f"{'an' if jobs.noun[0] in 'aeiou' else 'a'} {jobs.noun}"
+    shown = f"Show {one}: where it stands, its settings and what came of it."
     app.command("get", help=shown)(get)
     app.command("show", help=shown, hidden=True)(get)
     app.command(
         "watch",
-        help=f"Watch a {noun} until it has ended; exit code 0 if it succeeded, 1 if not. Ctrl-C leaves it running.",
+        help=f"Watch {one} until it has ended; exit code 0 if it succeeded, 1 if not. Ctrl-C leaves it running.",
     )(watch)
-    app.command("cancel", help=f"End a {noun} without a result; what it has kept stays.")(cancel)
-    app.command("pause", help=f"Hold a {noun}; it saves its state and keeps its place.")(pause)
-    app.command("resume", help=f"Go on with a {noun} that was paused.")(resume)
-
-
-def print_page(page: FineTuneList | TrainingList, *, as_json: bool) -> None:
-    """Print a page of jobs, one a line: fine-tunes with their time, trainings with the name of their learngene."""
-    if as_json:
-        print_json(page.model_dump(mode="json"))
-        return
-    rows: list[tuple[str, ...]] = []
-    for job in page.data:
-        epochs, top1 = f"{job.progress.epoch}/{job.progress.epochs}", percent(job.metrics.get("top1"))
-        if isinstance(job, TrainingResource):
-            rows.append((job.id, job.name, job.status, epochs, top1))
-        else:
-            rows.append((job.id, job.status, epochs, top1, job.created_at.astimezone().strftime("%m-%d %H:%M")))
-    named = isinstance(page, TrainingList)
-    columns: tuple[str, ...] = (
-        ("id", "learngene", "status", "epochs", "top-1") if named else ("id", "status", "epochs", "top-1", "created")
-    )
-    print_table(columns, rows, folds=1)
-    if page.has_more:
-        err.print(f"more follow: --after {page.data[-1].id}")
+    app.command("cancel", help=f"End {one} without a result; what it has kept stays.")(cancel)
+    app.command("pause", help=f"Hold {one} until it is resumed; it keeps its place.")(pause)
+    app.command("resume", help=f"Go on with {one} that was paused.")(resume)
 
 
 def facts_before(job: JobResource) -> list[tuple[str, str]]:
@@ -142,9 +151,9 @@ def facts_before(job: JobResource) -> list[tuple[str, str]]:
 
 
 def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
-    """Return how far any job is, and when it began and will end; `held_out` is what was measured."""
+    """Return how far a job is that trains, and `facts_after`; `held_out` is what was measured."""
     progress = job.progress
-    facts = [
+    return [
         (
             "progress",
             f"{percent(progress.fraction)}, {progress.epoch} of {amount(progress.epochs, 'epoch')} done, "
@@ -152,6 +161,18 @@ def progress_facts(job: RunResource, *, held_out: str) -> list[tuple[str, str]]:
         ),
         ("held out", held_out),
         ("rate", f"{compact(job.images_per_s)} images/s" if job.images_per_s else "-"),
+        *facts_after(job),
+    ]
+
+
+def epochs_and_top1(job: RunResource) -> tuple[str, str]:
+    """Return two cells of a job that trains."""
+    return f"{job.progress.epoch}/{job.progress.epochs}", percent(job.metrics.get("top1"))
+
+
+def facts_after(job: JobResource) -> list[tuple[str, str]]:
+    """Return when any job began and will end, and why it failed."""
+    facts = [
         ("created", local_time(job.created_at)),
         ("started", local_time(job.started_at)),
         ("finished", local_time(job.finished_at)),

@@ -1,4 +1,4 @@
-"""A job watched live: a bar at a terminal, a line for each epoch elsewhere."""
+"""A job watched live: a bar at a terminal; elsewhere a line for each status, and of what trains for each epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 
+from service.api.schemas.exports import ExportResource
 from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import EventResource
 from service.api.schemas.trainings import ALONG_PATH, AT_DEPTH, TrainingResource
@@ -19,7 +20,7 @@ _MEMBERS_SHOWN = 3  # in one line
 
 
 EntryT = TypeVar("EntryT")
-JobT = TypeVar("JobT", FineTuneResource, TrainingResource)
+JobT = TypeVar("JobT", FineTuneResource, TrainingResource, ExportResource)
 
 
 def watch_job(client: Client, job: JobT, *, as_json: bool = False) -> JobT:
@@ -37,13 +38,15 @@ def watch_job(client: Client, job: JobT, *, as_json: bool = False) -> JobT:
                 if as_json:
                     out.print(event.model_dump_json(), soft_wrap=True)
                 display.show(event)
-    return client.wait_for_fine_tune(job.id) if isinstance(job, FineTuneResource) else client.wait_for_training(job.id)
+    if isinstance(job, FineTuneResource):
+        return client.wait_for_fine_tune(job.id)
+    return client.wait_for_training(job.id) if isinstance(job, TrainingResource) else client.wait_for_export(job.id)
 
 
 class _Display:
     """What is on the screen of a job: fed by its events."""
 
-    def __init__(self, job: FineTuneResource | TrainingResource, *, quiet: bool) -> None:
+    def __init__(self, job: FineTuneResource | TrainingResource | ExportResource, *, quiet: bool) -> None:
         self._job = job
         self._lines = not quiet and not out.is_terminal
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), _facts_column())
@@ -52,9 +55,7 @@ class _Display:
         self._status = str(job.status)
         self._attempt = 0
         self._is_away = False
-        settings = job.settings if isinstance(job, FineTuneResource) else job.config["training"]
-        self._batch_size = int(settings["batch_size"])
-        self._epochs = job.progress.epochs
+        self._batch_size, self._epochs = _extent(job)
         self._latest: dict[str, Any] = {"epoch": 0, "step": 0, "steps": None, "images_per_s": None}
         self._metrics: dict[str, float] = {}
 
@@ -101,7 +102,7 @@ class _Display:
 
     def _draw(self) -> None:
         steps, step = self._latest["steps"], self._latest["step"]
-        epoch = f"{self._latest['epoch']}/{amount(self._epochs, 'epoch')}"
+        epoch = f"{self._latest['epoch']}/{amount(self._epochs, 'epoch')}" if self._epochs else ""
         facts = "  ".join(part for part in (epoch, _measured(self._metrics), self._rate().strip(), self._left()) if part)
         self._bar.update(self._task, description=self._status, completed=step, total=steps, facts=facts)
 
@@ -125,6 +126,14 @@ class _Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Take the bar away."""
         self._bar.__exit__(kind, error, trace)
+
+
+def _extent(job: FineTuneResource | TrainingResource | ExportResource) -> tuple[int, int]:
+    """Return the images a step and the epochs; of an export, which has none, zeros."""
+    if isinstance(job, ExportResource):
+        return 0, 0
+    settings = job.settings if isinstance(job, FineTuneResource) else job.config["training"]
+    return int(settings["batch_size"]), job.progress.epochs
 
 
 def _measured(metrics: dict[str, float]) -> str:

@@ -17,6 +17,7 @@ from service.cli import (
     datasets,
     demo,
     evaluate,
+    exports,
     fine_tunes,
     learngenes,
     local,
@@ -64,6 +65,7 @@ app.command(rich_help_panel=_SERVER)(demo.demo)
 app.command(rich_help_panel=_SERVER)(learngenes.publish)
 app.add_typer(learngenes.app, name="learngenes", rich_help_panel=_SERVER)
 app.add_typer(models.app, name="models", rich_help_panel=_SERVER)
+app.add_typer(exports.app, name="exports", rich_help_panel=_SERVER)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=_SERVER)
 app.add_typer(fine_tunes.app, name="fine-tunes", rich_help_panel=_SERVER)
 app.add_typer(trainings.app, name="trainings", rich_help_panel=_SERVER)

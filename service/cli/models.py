@@ -154,7 +154,7 @@ def download(
         if weights_format.export is None:
             download_weights(client, model_id, output)
         else:
-            _download_export(client, model_id, output, weights_format.export)
+            download_export(client, model_id, output, weights_format.export)
 
 
 def _created_facts(model: CreatedModel) -> list[tuple[str, str]]:
@@ -218,7 +218,7 @@ def download_weights(client: Client, model_id: str, output: Path | None) -> None
     err.print(f"{path}: {model.size_bytes:,} bytes, sha256 {model.sha256} checked", soft_wrap=True)
 
 
-def _download_export(client: Client, model_id: str, output: Path | None, export_format: ExportFormat) -> None:
+def download_export(client: Client, model_id: str, output: Path | None, export_format: ExportFormat) -> None:
     """Download a model's export with a bar; say how its job stands while it is waited for."""
     path = output or Path(f"{model_id.replace('/', '_')}{export_format.suffix}")
     shown = ""

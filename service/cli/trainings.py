@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from service.api.schemas.trainings import TrainingBody, TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import err, out, percent, print_facts, print_json
-from service.cli.job_commands import JobCommands, StatusOption, add_job_commands, facts_before, print_page, progress_facts
+from service.cli.job_commands import JobCommands, StatusOption, add_job_commands, epochs_and_top1, facts_before, progress_facts
 from service.cli.models import Url
 from service.client import Client
 from service.domain.invalid_value import invalid_value_message
@@ -125,7 +125,7 @@ def list_trainings(
     """List trainings, newest first."""
     with Client(url) as client:
         page = client.list_trainings(limit=limit, after=after, status=status, teacher=teacher, dataset=dataset)
-    print_page(page, as_json=as_json)
+    JOBS.print_page(page, as_json=as_json)
 
 
 def _config(path: Path | None, changes: list[str]) -> dict[str, dict[str, Any]]:
@@ -190,6 +190,10 @@ def _facts(client: Client, job: TrainingResource) -> list[tuple[str, str]]:  # n
     ]
 
 
+def _row(job: TrainingResource) -> tuple[str, ...]:
+    return (job.id, job.name, job.status, *epochs_and_top1(job))
+
+
 def _member(text: str) -> str:
     """Return what a member is called: a number is a depth, else it is a path."""
     return f"{'depth' if text.isdigit() else 'path'} {text}"
@@ -217,6 +221,8 @@ JOBS = JobCommands(
     pause=Client.pause_training,
     resume=Client.resume_training,
     facts=_facts,
+    columns=("id", "learngene", "status", "epochs", "top-1"),
+    row=_row,
     print_result=_print_result,
 )
 add_job_commands(app, JOBS)

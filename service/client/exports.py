@@ -13,7 +13,7 @@ from service.client.errors import ClientError, ExportError
 from service.client.jobs import Jobs
 from service.client.transfer import Progress, RemoteFile, fetch
 from service.domain.export import ExportFormat
-from service.domain.job import JobKind
+from service.domain.job import JobKind, JobStatus
 
 EXPORTS = Jobs(kind=JobKind.EXPORT, resource=ExportResource, page=ExportList, failure=ExportError)
 
@@ -25,6 +25,13 @@ def export_model(model_id: str, export_format: ExportFormat) -> Flow[ExportResou
     """Return the job of a model's export; it is queued unless the file is there or being made, or where it failed before."""
     body = ExportBody(format=export_format).model_dump(mode="json")
     return call(ExportResource, Request(method="POST", path=f"/models/{segment(model_id)}/exports", json=body))
+
+
+def list_exports(
+    *, limit: int = 20, after: str | None = None, status: JobStatus | None = None, model: str | None = None
+) -> Flow[ExportList]:
+    """Return a page of jobs, newest first: those of a status, a model."""
+    return EXPORTS.list(limit=limit, after=after, status=status, model=model)
 
 
 def download_export(

@@ -79,6 +79,10 @@ class Client:
 
     export_model = _verb(exports.export_model)
     get_export = _verb(exports.EXPORTS.get)
+    list_exports = _verb(exports.list_exports)
+    cancel_export = _verb(exports.EXPORTS.cancel)
+    pause_export = _verb(exports.EXPORTS.pause)
+    resume_export = _verb(exports.EXPORTS.resume)
     wait_for_export = _verb(exports.EXPORTS.wait)
     download_export = _verb(exports.download_export)
 

@@ -18,7 +18,7 @@ import typer
 
 from service.cli.console import hours_minutes_seconds
 from service.cli.main import app
-from service.domain.export import WeightsFormat
+from service.domain.export import ExportFormat, WeightsFormat
 from service.domain.job import JobStatus
 from tests.service import tiny
 from tests.service.commands import Outcome, Tleg, assert_fits, assert_one_line_error
@@ -242,7 +242,7 @@ def every_command() -> Iterator[tuple[str, ...]]:
 
 def test_every_command_is_found() -> None:
     """Of every kind: a group's, a group's own, one of both sorts of job."""
-    expected = {(), ("serve",), ("learngenes",), ("ancestry", "logits"), ("fine-tunes", "watch"), ("trainings", "pause")}
+    expected = {(), ("serve",), ("learngenes",), ("ancestry", "logits"), ("fine-tunes", "watch"), ("exports", "cancel")}
     assert expected <= set(every_command())
 
 
@@ -262,6 +262,8 @@ def test_every_command_has_help_that_fits(tleg: Tleg, command: tuple[str, ...]) 
         (("models", "download"), tuple(WeightsFormat)),
         (("fine-tunes", "list"), tuple(JobStatus)),
         (("trainings", "list"), tuple(JobStatus)),
+        (("exports", "list"), tuple(JobStatus)),
+        (("exports", "create"), tuple(ExportFormat)),
     ],
 )
 def test_help_breaks_no_word_that_can_be_given(tleg: Tleg, command: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -360,10 +362,10 @@ def test_a_server_that_is_not_tleg_is_one_line(tleg: Tleg) -> None:
         process.wait(20)
 
 
-@pytest.mark.parametrize("kind", ["fine-tunes", "trainings"])
-def test_an_empty_list_says_that_it_is(online: Tleg, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "of"), [("fine-tunes", "--dataset"), ("trainings", "--dataset"), ("exports", "--model")])
+def test_an_empty_list_says_that_it_is(online: Tleg, kind: str, of: str) -> None:
     """Beside its columns."""
-    listed = online(kind, "list", "--dataset", "nothing")
+    listed = online(kind, "list", of, "nothing")
     assert (listed.code, listed.err) == (0, "there are none\n")
     assert listed.out.startswith("id ")
 

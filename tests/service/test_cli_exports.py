@@ -1,9 +1,11 @@
-"""`tleg models download --format` and the clients' verbs against a real server; the worker's part is played by the test."""
+"""`tleg exports`, `tleg models download --format` and the clients' verbs on a real server; the test plays the worker."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -11,13 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from service.cli import job_watch
 from service.client import AsyncClient, BudgetBody, Client, ClientError, ExportError, ModelRequestBody, WaitTimeoutError
 from service.domain.export import ExportFormat
 from service.domain.job import JobStatus
 from service.storage.embedded_redis import running_url
 from service.storage.object_store import ObjectStore
-from tests.service.commands import Tleg, assert_one_line_error
+from tests.service.commands import Tleg, assert_fits, assert_one_line_error
 from tests.service.exporter import fail, make_file
 from tests.service.server import ServerProcess
 
@@ -50,14 +54,14 @@ def work_soon(
         url = running_url(server.data_dir)
         objects = ObjectStore((lost_in or server.data_dir / "objects").as_uri())
         with Client(server.url) as client:
-            while not (jobs := client._http.get("/exports", params={"model": model, "status": "queued"}).json()["data"]):
+            while not (jobs := client.list_exports(model=model, status=JobStatus.QUEUED).data):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         time.sleep(0.3)
         if error is None:
-            make_file(url, objects, jobs[0]["id"], CONTENT)
+            make_file(url, objects, jobs[0].id, CONTENT)
         else:
-            fail(url, jobs[0]["id"], "export_deviates", error)
+            fail(url, jobs[0].id, "export_deviates", error)
 
     return beside.submit(work)
 
@@ -172,3 +176,90 @@ def test_ctrl_c_leaves_the_export_on_the_server(online: Tleg, model: str, monkey
     outcome = online("models", "download", model, "--format", "onnx")
     assert outcome.code == 130
     assert "is queued, and stays on the server" in outcome.err
+
+
+def test_an_export_from_its_creation_to_its_file(
+    *,
+    online: Tleg,
+    server: ServerProcess,
+    model: str,
+    beside: ThreadPoolExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Created, watched, listed, shown, downloaded: each says what comes next."""
+    monkeypatch.chdir(tmp_path)
+    created = online("exports", "create", model)
+    job_id = created.out.split()[0]
+    assert created.out == f"{job_id} is queued\n"
+    assert f"tleg exports watch {job_id}" in created.err
+    early = online("exports", "download", job_id)
+    assert_one_line_error(early, f"{job_id} is queued; it has no result yet")
+    working = work_soon(server, model, beside)
+    watched = online("exports", "watch", job_id)
+    working.result()
+    assert watched.code == 0, watched.err
+    assert [line for line in watched.out.splitlines() if line in ("queued", "running", "succeeded")] == [
+        "queued",
+        "running",
+        "succeeded",
+    ]
+    assert f"{len(CONTENT):,} bytes" in watched.out
+    assert f"tleg exports download {job_id}" in watched.err
+    for command in (("list", "--model", model), ("get", job_id), ("show", job_id), ("create", model), ("watch", job_id)):
+        shown = online("exports", *command)
+        assert shown.code == 0, shown.err
+        assert_fits(shown.out)
+        assert job_id in shown.out
+    assert "epoch" not in online("exports", "get", job_id).out
+    assert online("exports", "download", job_id).code == 0
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.read_bytes()) == (f"{model}.onnx", CONTENT)
+
+
+def test_an_export_is_held_continued_and_ended(
+    online: Tleg, server: ServerProcess, model: str, beside: ThreadPoolExecutor
+) -> None:
+    """By the verbs that all jobs have; one that was cancelled or failed is queued again by whoever creates it."""
+    job = json.loads(online("exports", "create", model, "--format", "torch-export", "--json").out)
+    assert (job["model"], job["format"]) == (model, "torch-export")
+    for verb, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        assert online("exports", verb, job["id"]).out == f"{job['id']} is {status}\n"
+        listed = json.loads(online("exports", "list", "--model", model, "--status", status, "--json").out)
+        assert [entry["id"] for entry in listed["data"]] == [job["id"]]
+    ended = online("exports", "download", job["id"])
+    assert_one_line_error(ended, f"{job['id']} is cancelled; it has no result")
+    working = work_soon(server, model, beside, error="its logits deviate by 0.5")
+    failed = online("exports", "create", model, "--format", "torch-export", "--watch")
+    working.result()
+    assert failed.code == 1
+    assert "its logits deviate by 0.5 (export_deviates)" in failed.err.splitlines()[-1]
+
+
+def test_the_bar_of_an_export_counts_no_epochs(
+    online: Tleg, server: ServerProcess, model: str, beside: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a terminal."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, highlight=False)
+    monkeypatch.setattr(job_watch, "out", terminal)
+    working = work_soon(server, model, beside)
+    assert online("exports", "create", model, "--watch").code == 0
+    working.result()
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "queued" in shown
+    assert "epoch" not in shown
+
+
+def test_both_clients_have_every_verb(server: ServerProcess, model: str) -> None:
+    """The asynchronous one as well."""
+
+    async def use() -> None:
+        async with AsyncClient(server.url) as client:
+            job = await client.export_model(model, ExportFormat.ONNX)
+            assert [entry.id for entry in (await client.list_exports(model=model)).data] == [job.id]
+            assert (await client.pause_export(job.id)).status is JobStatus.PAUSED
+            assert (await client.resume_export(job.id)).status is JobStatus.QUEUED
+            assert (await client.cancel_export(job.id)).status is JobStatus.CANCELLED
+            assert (await client.list_exports(model=model, status=JobStatus.QUEUED)).data == []
+
+    asyncio.run(use())

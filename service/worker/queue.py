@@ -92,7 +92,8 @@ class _Broker(RedisBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         consume = super().consume
         if queue_name != _QUEUE:  # dramatiq's own, for delayed messages
-            return _PatientConsumer(consume(queue_name, prefetch, timeout), lambda: True, timeout / 1000, lambda: None)
+            delayed = consume(queue_name, prefetch, timeout)
+            return _PatientConsumer(delayed, lambda: True, timeout / 1000, lambda: None, tells=False)
         pause_ms = timeout // len(self._lanes)  # each waits at its empty lane before the next is looked at
         lanes = {lane: consume(lane, prefetch, pause_ms) for lane in self._lanes}
         return _PatientConsumer(_LanesConsumer(lanes), self._is_open, timeout / 1000, self._requeue_held)
@@ -135,14 +136,18 @@ class _LanesConsumer(Consumer):
 
 
 class _PatientConsumer(Consumer):
-    """A consumer that waits for Redis instead of failing."""
+    """A consumer that waits for Redis instead of failing, and tells of each absence once; or not, where another one does."""
 
-    def __init__(self, inner: Consumer, is_open: Callable[[], bool], pause_s: float, recover: Callable[[], None]) -> None:
+    def __init__(
+        self, inner: Consumer, is_open: Callable[[], bool], pause_s: float, recover: Callable[[], None], *, tells: bool = True
+    ) -> None:
         self._inner = inner
         self._is_open = is_open
         self._pause_s = pause_s
         self._recover = recover
         self._away = False
+        self._tells = tells
+        self._told = False
 
     def __next__(self) -> MessageProxy | None:
         if not self._is_open():
@@ -151,14 +156,18 @@ class _PatientConsumer(Consumer):
         try:
             if self._away:
                 self._recover()
-                self._away = False
-            return next(self._inner)
+                self._away = False  # before the next look, during which an acknowledgement may fail
+            message = next(self._inner)
         except (ConnectionClosed, RedisError) as error:
-            if not self._away:
+            if self._tells and not self._told:
                 logger.warning("the queue does not answer: %s", error, extra={"action": "queue_away"})
-            self._away = True
+            self._away = self._told = True
             time.sleep(_AWAY_PAUSE_S)
             return None
+        if self._tells and self._told:
+            logger.info("the queue answers again", extra={"action": "queue_back"})
+        self._told = False
+        return message
 
     def ack(self, message: MessageProxy) -> None:
         try:

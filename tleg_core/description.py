@@ -35,6 +35,9 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-)){0,61}[a-z0-9]")
 MAX_IMAGES = 10**12
 """Test images that a measurement may claim."""
 
+MAX_DATA_SETS = 64
+"""Data sets that members may have been measured on."""
+
 MAX_TEXT = 4000
 """Characters that one text of a description may have."""
 
@@ -188,7 +191,9 @@ class Description:
             raise ConfigError("method", f"{self.method} does not make a {type(self.design).__name__.lower()}")
         if self.class_names and len(self.class_names) != self.config.num_classes:
             raise ConfigError("class_names", f"{len(self.class_names)} names for {self.config.num_classes} classes")
-        data_sets = (entry.data_set for entry in self.accuracy)
+        data_sets = dict.fromkeys(entry.data_set for entry in self.accuracy)
+        if len(data_sets) > MAX_DATA_SETS:
+            raise ConfigError("accuracy", f"is of {len(data_sets)} data sets, more than {MAX_DATA_SETS}")
         for text in (*self.class_names, *asdict(self.provenance).values(), *data_sets):
             _check_text(text)
         if not len(self.preprocessing.mean) == len(self.preprocessing.std) == self.config.in_chans:

@@ -529,6 +529,11 @@ def edited(kind: str, edit: Callable[[Any], object]) -> dict[str, Any]:
     return description
 
 
+def measured_on(value: Any, count: int) -> None:
+    """Have the first measured member measured on so many data sets, in a description."""
+    value["accuracy"] = [value["accuracy"][0] | {"data_set": f"set-{index}"} for index in range(count)]
+
+
 HOSTILE_POOLS: dict[str, Callable[[Any], object]] = {
     "must be 1 to 64, not 0": lambda pool: pool.update(anchors=[], stitches=[], paths=[]),
     "anchors: must be a list of at most": lambda pool: pool.update(anchors=pool["anchors"] * MAX_ANCHORS),
@@ -574,6 +579,7 @@ def test_a_pool_that_does_not_hold_together_is_refused_with_the_reason(reason: s
         ("basis", lambda value: value.update(method="learngene"), "is not one of method learngene"),
         ("pool", lambda value: value["accuracy"][0].update(path="0.0-0_1.0-1"), "not offered"),
         ("pool", lambda value: value["accuracy"][0].update(path=value["accuracy"][1]["path"]), "twice"),
+        ("pool", lambda value: measured_on(value, 65), "of 65 data sets, more than 64"),
         ("pool", lambda value: value["accuracy"].append({"depth": 2, "data_set": "x", "top1": 0, "images": 1}), "not offered"),
         ("basis", lambda value: value["accuracy"].append({"path": "0.0-2", "data_set": "x", "top1": 0, "images": 1}), "path"),
         ("inherited", lambda value: value["schedule"].update(of=10**30), "schedule.of"),
@@ -603,6 +609,12 @@ def test_a_learngene_of_every_design_survives_its_file(kind: str, tmp_path: Path
     assert {name: array.tolist() for name, array in found.tensors.items()} == {
         name: array.tolist() for name, array in RICH[kind].tensors.items()
     }
+
+
+def test_a_learngene_may_be_measured_on_64_data_sets() -> None:
+    """And no more: each is a line of whatever shows it."""
+    found = read_description("pool", edited("pool", lambda value: measured_on(value, 64)))
+    assert len(found.description.accuracy) == 64
 
 
 def test_a_changed_stitch_is_a_digest_error() -> None:

@@ -111,16 +111,19 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **given: Any) -> Self:
-        """Return the settings of the environment, with what is given (and not None) in their place.
+        """Return the settings of the environment, with what a command's options give (and not None) in their place.
 
         Raises:
-            ConfigError: A value is outside its limits; it names the variable.
+            ConfigError: A value is outside its limits; it names the option or the variable.
         """
+        options = {name: value for name, value in given.items() if value is not None}
         try:
-            return cls(**{name: value for name, value in given.items() if value is not None})
+            return cls(**options)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(f"TLEG_{str(first['loc'][0]).upper()}", invalid_value_message(first)) from None
+            name = str(first["loc"][0])
+            place = f"--{name.replace('_', '-')}" if name in options else f"TLEG_{name.upper()}"
+            raise ConfigError(place, invalid_value_message(first)) from None
         except SettingsError:  # of the only setting that is no plain value
             raise ConfigError("TLEG_LEARNGENES", 'must be a JSON list of paths, such as ["a.safetensors"]') from None
 

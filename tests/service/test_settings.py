@@ -60,6 +60,16 @@ def test_a_bad_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(f"TLEG_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+    with pytest.raises(ConfigError, match=rf"^TLEG_{name.upper()}: "):
+        Settings.load(host="127.0.0.1")
+
+
+@pytest.mark.parametrize(("name", "value"), [("only", "x"), ("device", "tpu"), ("data_dir", 3)])
+def test_a_bad_option_is_refused_by_its_own_name(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Not by that of a variable, which the user did not set."""
+    monkeypatch.setenv("TLEG_ONLY", "exports")
+    with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')}: "):
+        Settings.load(**{name: value})
 
 
 @pytest.mark.parametrize("password", ["plain", "a@b/c:%d #?&é\"\\$'", "%41"])

@@ -198,8 +198,14 @@ def test_a_lost_process_ends_all_and_the_run_resumes(data: Path, tmp_path: Path)
     with started(command(TORCHRUN, long, data, out), tmp_path) as child:
         wait_for(out.with_suffix(".run") / CHECKPOINT_NAME, child)
         processes = psutil.Process(child.process.pid).children(recursive=True)
-        second = next(process for process in processes if process.environ().get("RANK") == "1")
+        first, second = (next(process for process in processes if process.environ().get("RANK") == rank) for rank in "01")
+        child.process.send_signal(signal.SIGSTOP)  # torchrun would end the first one too, before or after it has spoken
         second.kill()
+        deadline = time.monotonic() + 300
+        while is_running(first.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.process.send_signal(signal.SIGCONT)
         assert child.process.wait() != 0
         assert "Another process of this run has ended" in child.said
         assert "--resume" in child.said

@@ -17,7 +17,7 @@ from service.api.learning_curve import LearningCurves
 from service.api.long_work import LongWork
 from service.api.openapi import install_document
 from service.api.problems import install_problem_handlers
-from service.api.query_names import refuse_unknown_queries
+from service.api.query_names import refuse_odd_queries
 from service.api.routes import datasets, exports, fine_tunes, frontier, health, hub, learngenes, models, page, trainings
 from service.api.schemas.problems import problem_responses
 from service.api.upload import UploadLimits
@@ -132,5 +132,5 @@ def create_app(settings: Settings, catalogue: Catalogue | None = None) -> FastAP
     return app
 
 
-_STRICT = [Depends(refuse_unknown_queries)]
+_STRICT = [Depends(refuse_odd_queries)]
 _LICENCE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}

@@ -40,6 +40,10 @@ LastEventId = Annotated[
         description="The `id` that a stream was cut after; browsers send it by themselves. It wins over `after`.",
     ),
 ]
+LastEventIdQuery = Annotated[
+    int | None,
+    Query(alias="lastEventId", ge=0, le=_MAX_SEQ, description="The same, from where a client can send no such header."),
+]
 
 ACCEPTED_HEADERS: dict[str, Any] = {
     "Location": {"description": "The job's path.", "schema": {"type": "string"}},
@@ -89,7 +93,10 @@ def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResourc
         return schema.of(job)
 
     async def pause_job(resources: ResourcesDep, job_id: JobId) -> JobResource:
-        """Hold a job. A running one saves its state first (`pause_requested`), then is `paused`; `resume` goes on from it."""
+        """Hold a job. A running one saves its state first (`pause_requested`), then is `paused`; `resume` goes on from it.
+
+        An export has no state: it stops after its step, and begins again.
+        """
         return schema.of(await resources.jobs.pause(checked_id(job_id, kind)))
 
     async def resume_job(resources: ResourcesDep, job_id: JobId) -> JobResource:
@@ -104,6 +111,7 @@ def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResourc
         after: SeqQuery = 0,
         limit: EventsLimitQuery = 100,
         last_event_id: LastEventId = None,
+        last_event_id_query: LastEventIdQuery = None,
     ) -> Response:
         """Return a page of a job's events, or stream them as they happen.
 
@@ -113,7 +121,8 @@ def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResourc
         """
         checked_id(job_id, kind)
         if _EVENT_STREAM in request.headers.get("accept", "").lower():
-            return await _streamed(resources, job_id, after if last_event_id is None else last_event_id)
+            places = (last_event_id, last_event_id_query, after)
+            return await _streamed(resources, job_id, next(place for place in places if place is not None))
         events = await resources.jobs.events(job_id, after=after, limit=limit + 1)
         page = EventList(data=[EventResource.of(event) for event in events[:limit]], has_more=len(events) > limit)
         return Response(page.model_dump_json(), media_type=JSONResponse.media_type)

@@ -1,6 +1,7 @@
 """The OpenAPI document: FastAPI's own, without the 422 that it adds by itself to every route with a parameter.
 
-A route that can answer 422 says so, with the schema of a problem; where only a path's text is read there is nothing to refuse.
+A route that can answer 422 says so, with the schema of a problem; those outside the API proper, which take any query, have
+nothing to refuse where only a path's text is read.
 """
 
 from __future__ import annotations

@@ -202,6 +202,8 @@ def _message(item: Mapping[str, Any], request: Request) -> str:
     if item["type"] != "extra_forbidden":
         return invalid_value_message(item)
     if item["loc"][0] == "query":
+        if not item["loc"][1]:
+            return "has a parameter without a name"
         return invalid_value_message(item, query_names(request.scope["route"]), noun="parameter")
     return invalid_value_message(item, _fields_beside(request, item["loc"]))
 

@@ -1,10 +1,11 @@
-"""The names that a route takes in its query; others are refused, as unknown fields of bodies are.
+"""The names that a route takes in its query; others are refused, as unknown fields of bodies are, and so are repeated ones.
 
-A misspelt `?dryrun=true` would otherwise make what it was to show only.
+A misspelt `?dryrun=true` would otherwise make what it was to show only, and `?dry_run=true&dry_run=false` too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,24 +16,26 @@ from fastapi.exceptions import RequestValidationError
 _MOST_NAMED = 50  # of those that are refused
 
 
-async def refuse_unknown_queries(request: Request) -> None:  # async, or it would be handed to a thread
-    """Let requests pass whose query has names of their route's alone; a dependency of routers.
+async def refuse_odd_queries(request: Request) -> None:  # async, or it would be handed to a thread
+    """Let requests pass whose query has only names that their route knows, each once; a dependency of routers.
 
     Raises:
-        RequestValidationError: There are others.
+        RequestValidationError: It has others.
     """
     if not request.scope["query_string"]:
         return
     known = query_names(request.scope["route"])
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    unknown = [(name, "extra_forbidden") for name in given if name not in known]
+    repeated = [(name, "repeated") for name, times in given.items() if name in known and times > 1]
+    if odd := unknown + repeated:
         raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", name), "msg": "unknown"} for name in unknown[:_MOST_NAMED]]
+            [{"type": kind, "loc": ("query", name), "msg": "is given more than once"} for name, kind in odd[:_MOST_NAMED]]
         )
 
 
 def query_names(route: Any) -> frozenset[str]:
-    """Return the names that a route and what it depends on take in the query; none of a route of another framework."""
+    """Return the names that a route and what it depends on take in the query; none for a route that is not FastAPI's."""
     dependant = getattr(route, "dependant", None)
     return frozenset() if dependant is None else frozenset(_names(dependant))
 

@@ -75,6 +75,11 @@ def local_time(when: datetime | None) -> str:
     return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def short_time(when: datetime) -> str:
+    """Return a time in this machine's time zone, for a column of a table: without year and seconds."""
+    return when.astimezone().strftime("%m-%d %H:%M")
+
+
 def hours_minutes_seconds(seconds: float) -> str:
     """Return a duration as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

@@ -21,7 +21,7 @@ from service.cli.training_options import TEST_HELP, DeviceOption, parse_depths, 
 from tleg_core.amount import amount
 from tleg_core.canonical import Json
 from tleg_core.cost import Cost, stack_cost
-from tleg_core.description import Measurement
+from tleg_core.description import MAX_DATA_SETS, Measurement
 from tleg_core.designs.pool import Pool
 from tleg_core.designs.scratch import Scratch
 from tleg_core.errors import ConfigError
@@ -72,6 +72,9 @@ def evaluate(
     _check_names(data, sets)
     for images in sets:
         check_classes(gene, images)
+    writes = not bf16 and path.is_file() if write is None else write
+    if writes:
+        _check_room(gene, sets)
     where = resolve_device(device)
     measured: list[Measurement] = []
     with _bar(len(chosen) * sum(len(images) for images in sets)) as progress:
@@ -101,7 +104,7 @@ def evaluate(
     if plot is not None:
         _draw(gene, {images.name: [entry for entry in measured if entry.data_set == images.name] for images in sets}, plot)
         err.print(printable(f"{plot}: drawn"), soft_wrap=True)
-    _keep(gene, path, measured, write=not bf16 and path.is_file() if write is None else write)
+    _keep(gene, path, measured, write=writes)
 
 
 def _members(gene: Learngene, depths: str | None, paths: str | None) -> list[Member]:
@@ -207,6 +210,16 @@ def _print(gene: Learngene, data_set: str, measured: Sequence[Measurement]) -> N
         )
     print_table(("depth" if measured[0].path is None else "path", "params", "MACs", "top-1", "95 % interval"), rows)
     out.print()
+
+
+def _check_room(gene: Learngene, sets: Sequence[ImageSource]) -> None:
+    """Raise `ConfigError`, before anything is measured, where the learngene's file cannot take more data sets."""
+    named = {entry.data_set for entry in gene.description.accuracy} | {images.name for images in sets}
+    if len(named) > MAX_DATA_SETS:
+        raise ConfigError(
+            "data",
+            f"{gene.name} would be measured on {len(named)} data sets, more than {MAX_DATA_SETS}; --no-write only prints",
+        )
 
 
 def _keep(gene: Learngene, path: Path, measured: Sequence[Measurement], *, write: bool) -> None:

@@ -9,11 +9,12 @@ import typer
 
 from service.api.schemas.exports import ExportResource
 from service.cli import budget_options as options
-from service.cli.console import err, out, print_facts, print_json
+from service.cli.console import err, out, print_facts, print_json, short_time
 from service.cli.job_commands import JobCommands, JobId, StatusOption, add_job_commands, facts_after, facts_before
 from service.cli.models import ModelId, Url, download_export
 from service.client import Client, ClientError
 from service.domain.export import ExportFormat
+from service.domain.job import JobStatus
 from tleg_core.amount import amount
 
 app = typer.Typer(no_args_is_help=True, help="Make ONNX files and torch.export programs of models on a server.")
@@ -42,7 +43,7 @@ def create(
         if watch:
             JOBS.watch(client, job, as_json=as_json)
         elif not as_json:
-            verb = "download" if job.is_terminal else "watch"
+            verb = {JobStatus.SUCCEEDED: "download", JobStatus.PAUSED: "resume"}.get(job.status, "watch")
             err.print(f"{verb} it with `tleg exports {verb} {job.id}`", soft_wrap=True)
 
 
@@ -55,7 +56,7 @@ def list_exports(
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List exports, newest first."""
+    """List exports, newest first; `get` and --json say of which model each is."""
     with Client(url) as client:
         page = client.list_exports(limit=limit, after=after, status=status, model=model)
     JOBS.print_page(page, as_json=as_json)
@@ -90,7 +91,7 @@ def _facts(_client: Client, job: ExportResource) -> list[tuple[str, str]]:
 
 
 def _row(job: ExportResource) -> tuple[str, ...]:
-    return (job.id, job.model, job.format, job.status)
+    return (job.id, job.format, job.status, short_time(job.created_at))
 
 
 def _file(job: ExportResource) -> list[tuple[str, str]]:
@@ -112,12 +113,13 @@ def _print_result(job: ExportResource) -> None:
 JOBS = JobCommands(
     name="exports",
     noun="export",
+    trains=False,
     get=Client.get_export,
     cancel=Client.cancel_export,
     pause=Client.pause_export,
     resume=Client.resume_export,
     facts=_facts,
-    columns=("id", "model", "format", "status"),
+    columns=("id", "format", "status", "created"),
     row=_row,
     print_result=_print_result,
 )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.api.schemas.fine_tunes import FineTuneBody, FineTuneResource
 from service.cli import budget_options as options
-from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table
+from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, short_time
 from service.cli.job_commands import (
     JobCommands,
     JobId,
@@ -200,7 +200,7 @@ def _facts(client: Client, job: FineTuneResource) -> list[tuple[str, str]]:
 
 
 def _row(job: FineTuneResource) -> tuple[str, ...]:
-    return (job.id, job.status, *epochs_and_top1(job), job.created_at.astimezone().strftime("%m-%d %H:%M"))
+    return (job.id, job.status, *epochs_and_top1(job), short_time(job.created_at))
 
 
 def _loss(metrics: dict[str, float]) -> str:
@@ -210,6 +210,7 @@ def _loss(metrics: dict[str, float]) -> str:
 JOBS = JobCommands(
     name="fine-tunes",
     noun="fine-tune",
+    trains=True,
     get=Client.get_fine_tune,
     cancel=Client.cancel_fine_tune,
     pause=Client.pause_fine_tune,

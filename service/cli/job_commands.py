@@ -52,6 +52,7 @@ class JobCommands(Generic[JobT]):
     Args:
         name: What the commands stand under, as `fine-tunes`.
         noun: What people call one.
+        trains: Whether it trains: it has settings then, and saves its state.
         get: The client's verb, and the next ones too.
         cancel: Ends a job.
         pause: Holds a job.
@@ -64,6 +65,7 @@ class JobCommands(Generic[JobT]):
 
     name: str
     noun: str
+    trains: bool
     get: Callable[[Client, str], JobT]
     cancel: Callable[[Client, str], JobT]
     pause: Callable[[Client, str], JobT]
@@ -81,6 +83,13 @@ class JobCommands(Generic[JobT]):
         print_table(self.columns, map(self.row, page.data), folds=1)
         if page.has_more:
             err.print(f"more follow: --after {page.data[-1].id}")
+
+    def print_status(self, job: JobT) -> None:
+        """Say how a job stands after an order."""
+        waits = (
+            f", to be paused {'when its state is saved' if self.trains else 'after its step'}" if job.pause_requested else ""
+        )
+        out.print(f"{job.id} is {job.status}{waits}", soft_wrap=True)
 
     def watch(self, client: Client, job: JobT, *, as_json: bool) -> None:
         """Watch a job until it has ended, and say what came of it."""
@@ -118,26 +127,27 @@ def add_job_commands(app: typer.Typer, jobs: JobCommands[JobT]) -> None:
 
     def cancel(url: Url, job_id: JobId) -> None:
         with Client(url) as client:
-            _print_status(jobs.cancel(client, job_id))
+            jobs.print_status(jobs.cancel(client, job_id))
 
     def pause(url: Url, job_id: JobId) -> None:
         with Client(url) as client:
-            _print_status(jobs.pause(client, job_id))
+            jobs.print_status(jobs.pause(client, job_id))
 
     def resume(url: Url, job_id: JobId) -> None:
         with Client(url) as client:
-            _print_status(jobs.resume(client, job_id))
+            jobs.print_status(jobs.resume(client, job_id))
 
     one = f"{'an' if jobs.noun[0] in 'aeiou' else 'a'} {jobs.noun}"
-    shown = f"Show {one}: where it stands, its settings and what came of it."
+    shown = f"Show {one}: where it stands{', how it is trained' if jobs.trains else ''} and what came of it."
     app.command("get", help=shown)(get)
     app.command("show", help=shown, hidden=True)(get)
     app.command(
         "watch",
         help=f"Watch {one} until it has ended; exit code 0 if it succeeded, 1 if not. Ctrl-C leaves it running.",
     )(watch)
-    app.command("cancel", help=f"End {one} without a result; what it has kept stays.")(cancel)
-    app.command("pause", help=f"Hold {one} until it is resumed; it keeps its place.")(pause)
+    app.command("cancel", help=f"End {one} without a result{'; what it has kept stays' if jobs.trains else ''}.")(cancel)
+    held = "it saves its state first" if jobs.trains else "if it runs, it begins again then"
+    app.command("pause", help=f"Hold {one} until it is resumed; {held}.")(pause)
     app.command("resume", help=f"Go on with {one} that was paused.")(resume)
 
 
@@ -182,8 +192,3 @@ def facts_after(job: JobResource) -> list[tuple[str, str]]:
     if job.error is not None:
         facts.append(("error", f"{job.error.message} ({job.error.code})"))
     return facts
-
-
-def _print_status(job: JobResource) -> None:
-    waits = ", to be paused when its state is saved" if job.pause_requested else ""
-    out.print(f"{job.id} is {job.status}{waits}", soft_wrap=True)

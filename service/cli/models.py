@@ -14,6 +14,7 @@ from service.cli import budget_options as options
 from service.cli.console import compact, err, out, percent, print_facts, print_json, print_table, printable, transfer_bar
 from service.client import Client
 from service.domain.export import ExportFormat, WeightsFormat
+from service.domain.job import JobStatus
 from service.settings import ClientSettings
 from tleg_core.amount import amount
 from tleg_core.budget import Objective
@@ -229,8 +230,10 @@ def download_export(client: Client, model_id: str, output: Path | None, export_f
             nonlocal shown
             state = f"{job.id} is {job.status}"
             bar.update(task, description=f"{path.name}: {job.status}")
-            if not err.is_terminal and state != shown:
-                err.print(state, soft_wrap=True)
+            is_held = job.status is JobStatus.PAUSED
+            if state != shown and (is_held or not err.is_terminal):
+                hint = f"; `tleg exports resume {job.id}` goes on with it" if is_held else ""
+                err.print(f"{state}{hint}", soft_wrap=True)
             shown = state
 
         def transferred(have: int, size: int) -> None:

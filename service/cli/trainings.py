@@ -216,6 +216,7 @@ def _print_result(job: TrainingResource) -> None:
 JOBS = JobCommands(
     name="trainings",
     noun="training",
+    trains=True,
     get=Client.get_training,
     cancel=Client.cancel_training,
     pause=Client.pause_training,

@@ -181,10 +181,9 @@ class JobNotFoundError(ServiceError):
         name, path, command = {
             JobKind.FINE_TUNE: ("fine-tune", "/fine-tunes", "fine-tunes"),
             JobKind.TRAINING: ("training", "/learngenes/trainings", "trainings"),
-            JobKind.EXPORT: ("export", "/exports", ""),
+            JobKind.EXPORT: ("export", "/exports", "exports"),
         }[kind]
-        command = f" or `tleg {command} list`" if command else ""
-        super().__init__(f"there is no {name} {job_id[:80]!r}; `GET {path}`{command} lists them")
+        super().__init__(f"there is no {name} {job_id[:80]!r}; `GET {path}` or `tleg {command} list` lists them")
 
 
 class JobStateError(ServiceError):

@@ -8,6 +8,7 @@ dramatiq's. The lanes are read as one queue (decision 0026).
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -88,15 +89,16 @@ class _Broker(RedisBroker):
         )
         self._lanes = lanes
         self._is_open = is_open
+        self._absence = _Absence()
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         consume = super().consume
         if queue_name != _QUEUE:  # dramatiq's own, for delayed messages
             delayed = consume(queue_name, prefetch, timeout)
-            return _PatientConsumer(delayed, lambda: True, timeout / 1000, lambda: None, tells=False)
+            return _PatientConsumer(delayed, lambda: True, timeout / 1000, lambda: None, self._absence)
         pause_ms = timeout // len(self._lanes)  # each waits at its empty lane before the next is looked at
         lanes = {lane: consume(lane, prefetch, pause_ms) for lane in self._lanes}
-        return _PatientConsumer(_LanesConsumer(lanes), self._is_open, timeout / 1000, self._requeue_held)
+        return _PatientConsumer(_LanesConsumer(lanes), self._is_open, timeout / 1000, self._requeue_held, self._absence)
 
     def _requeue_held(self) -> None:
         """Put back what Redis takes us to hold: when nothing is in work, its fetching or acknowledging was cut off."""
@@ -135,19 +137,40 @@ class _LanesConsumer(Consumer):
             consumer.close()
 
 
+class _Absence:
+    """Redis's absence as a worker's consumers meet it, each in a thread: told once, whoever meets it first, and its end too."""
+
+    def __init__(self) -> None:
+        self._met: set[Consumer] = set()
+        self._lock = threading.Lock()
+
+    def begin(self, consumer: Consumer, error: Exception) -> None:
+        """A consumer had no answer."""
+        with self._lock:
+            if not self._met:
+                logger.warning("the queue does not answer: %s", error, extra={"action": "queue_away"})
+            self._met.add(consumer)
+
+    def end(self, consumer: Consumer) -> None:
+        """A consumer had one."""
+        with self._lock:
+            if self._met and not self._met - {consumer}:
+                logger.info("the queue answers again", extra={"action": "queue_back"})
+            self._met.discard(consumer)
+
+
 class _PatientConsumer(Consumer):
-    """A consumer that waits for Redis instead of failing, and tells of each absence once; or not, where another one does."""
+    """A consumer that waits for Redis instead of failing."""
 
     def __init__(
-        self, inner: Consumer, is_open: Callable[[], bool], pause_s: float, recover: Callable[[], None], *, tells: bool = True
+        self, inner: Consumer, is_open: Callable[[], bool], pause_s: float, recover: Callable[[], None], absence: _Absence
     ) -> None:
         self._inner = inner
         self._is_open = is_open
         self._pause_s = pause_s
         self._recover = recover
         self._away = False
-        self._tells = tells
-        self._told = False
+        self._absence = absence
 
     def __next__(self) -> MessageProxy | None:
         if not self._is_open():
@@ -159,14 +182,11 @@ class _PatientConsumer(Consumer):
                 self._away = False  # before the next look, during which an acknowledgement may fail
             message = next(self._inner)
         except (ConnectionClosed, RedisError) as error:
-            if self._tells and not self._told:
-                logger.warning("the queue does not answer: %s", error, extra={"action": "queue_away"})
-            self._away = self._told = True
+            self._away = True
+            self._absence.begin(self, error)
             time.sleep(_AWAY_PAUSE_S)
             return None
-        if self._tells and self._told:
-            logger.info("the queue answers again", extra={"action": "queue_back"})
-        self._told = False
+        self._absence.end(self)
         return message
 
     def ack(self, message: MessageProxy) -> None:

@@ -156,14 +156,32 @@ def test_a_bad_query_is_told_in_words(api: TestClient) -> None:
         ("GET", "/learngenes?zzz", "zzz", "is no parameter here"),
         ("GET", "/frontier?limit=3", "limit", "is no parameter here"),
         ("DELETE", "/datasets/ds-1?force=1", "force", "is no parameter here"),
+        ("POST", "/models?dry_run=true&dry_run=false", "dry_run", "is given more than once"),
+        ("GET", "/models?limit=1&limit=1", "limit", "is given more than once"),
+        ("GET", "/models?=1", "query", "has a parameter without a name"),
     ],
 )
-def test_an_unknown_parameter_is_refused_by_name(api: TestClient, method: str, path: str, field: str, message: str) -> None:
+def test_an_odd_parameter_is_refused_by_name(api: TestClient, method: str, path: str, field: str, message: str) -> None:
     """A misspelt `?dryrun=true` makes nothing."""
     before = api.get("/models").json()["data"]
     problem = assert_problem(api.request(method, path, json={} if method == "POST" else None), 422)
     assert problem["errors"] == [{"field": field, "message": message}]
     assert api.get("/models").json()["data"] == before
+
+
+def test_every_route_refuses_unknown_parameters(api: TestClient) -> None:
+    """But for those that other programs ask in their own ways: the probes, and the Hub's clients."""
+    strict = 0
+    for path, operations in api.get("/openapi.json").json()["paths"].items():
+        if path in ("/livez", "/readyz") or path.startswith(("/api/", "/{namespace}/")):
+            continue
+        for method in operations:
+            answer = api.request(method, path, params={"zzz": "1"})
+            assert answer.status_code == 422, (method, path)
+            if method != "head":
+                assert answer.json()["errors"] == [{"field": "zzz", "message": "is no parameter here"}]
+            strict += 1
+    assert strict >= 38
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/docs"])

@@ -241,8 +241,16 @@ def every_command() -> Iterator[tuple[str, ...]]:
 
 
 def test_every_command_is_found() -> None:
-    """Of every kind: a group's, a group's own, one of both sorts of job."""
-    expected = {(), ("serve",), ("learngenes",), ("ancestry", "logits"), ("fine-tunes", "watch"), ("exports", "cancel")}
+    """Of every kind: a group's, a group's own, one of each sort of job."""
+    expected = {
+        (),
+        ("serve",),
+        ("learngenes",),
+        ("ancestry", "logits"),
+        ("fine-tunes", "watch"),
+        ("trainings", "pause"),
+        ("exports", "cancel"),
+    }
     assert expected <= set(every_command())
 
 

@@ -206,11 +206,12 @@ def test_an_export_from_its_creation_to_its_file(
     ]
     assert f"{len(CONTENT):,} bytes" in watched.out
     assert f"tleg exports download {job_id}" in watched.err
+    assert "paused" not in watched.err
     for command in (("list", "--model", model), ("get", job_id), ("show", job_id), ("create", model), ("watch", job_id)):
         shown = online("exports", *command)
         assert shown.code == 0, shown.err
         assert_fits(shown.out)
-        assert job_id in shown.out
+        assert job_id in shown.out  # whole
     assert "epoch" not in online("exports", "get", job_id).out
     assert online("exports", "download", job_id).code == 0
     (file,) = tmp_path.iterdir()
@@ -225,6 +226,8 @@ def test_an_export_is_held_continued_and_ended(
     assert (job["model"], job["format"]) == (model, "torch-export")
     for verb, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
         assert online("exports", verb, job["id"]).out == f"{job['id']} is {status}\n"
+        again = online("exports", "create", model, "--format", "torch-export") if status == "paused" else None
+        assert again is None or f"resume it with `tleg exports resume {job['id']}`" in again.err
         listed = json.loads(online("exports", "list", "--model", model, "--status", status, "--json").out)
         assert [entry["id"] for entry in listed["data"]] == [job["id"]]
     ended = online("exports", "download", job["id"])
@@ -250,13 +253,39 @@ def test_the_bar_of_an_export_counts_no_epochs(
     assert "epoch" not in shown
 
 
+def test_a_download_says_that_its_export_is_held(
+    online: Tleg, server: ServerProcess, model: str, beside: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """And how it goes on, or it would wait without a word; it does wait."""
+    job_id = online("exports", "create", model).out.split()[0]
+    online("exports", "pause", job_id)
+
+    def work() -> None:
+        time.sleep(0.5)
+        with Client(server.url) as client:
+            client.resume_export(job_id)
+        make_file(running_url(server.data_dir), ObjectStore((server.data_dir / "objects").as_uri()), job_id, CONTENT)
+
+    working = beside.submit(work)
+    outcome = online("models", "download", model, "--format", "onnx", "-o", tmp_path / "x.onnx")
+    working.result()
+    assert outcome.code == 0, outcome.err
+    assert f"{job_id} is paused; `tleg exports resume {job_id}` goes on with it" in outcome.err
+
+
 def test_both_clients_have_every_verb(server: ServerProcess, model: str) -> None:
-    """The asynchronous one as well."""
+    """The asynchronous one, and the other."""
+    with Client(server.url) as other:
+        job = other.export_model(model, ExportFormat.TORCH_EXPORT)
+        assert [entry.id for entry in other.list_exports(model=model).data] == [job.id]
+        assert other.pause_export(job.id).status is JobStatus.PAUSED
+        assert other.resume_export(job.id).status is JobStatus.QUEUED
+        assert other.cancel_export(job.id).status is JobStatus.CANCELLED
 
     async def use() -> None:
         async with AsyncClient(server.url) as client:
             job = await client.export_model(model, ExportFormat.ONNX)
-            assert [entry.id for entry in (await client.list_exports(model=model)).data] == [job.id]
+            assert job.id in [entry.id for entry in (await client.list_exports(model=model)).data]
             assert (await client.pause_export(job.id)).status is JobStatus.PAUSED
             assert (await client.resume_export(job.id)).status is JobStatus.QUEUED
             assert (await client.cancel_export(job.id)).status is JobStatus.CANCELLED

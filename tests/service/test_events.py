@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -119,6 +120,20 @@ def test_a_stream_gives_every_event_and_ends_with_the_job(serving: ServerProcess
     assert not pages["has_more"]
     assert not reader.read()
     assert httpx.get(f"{reader.url}?after=23", headers=SSE).status_code == 204
+
+
+def test_a_stream_goes_on_after_the_place_that_was_seen(serving: ServerProcess, job: Job, on_store: Any) -> None:
+    """Told by the header; by `lastEventId`, which clients send that can set no header; or by `after`: in this order."""
+    on_store(lambda store: train(store, job, steps=3))
+    url = f"{serving.url}/fine-tunes/{job.id}/events"
+    for params, headers, first in (
+        ({"after": 2, "lastEventId": 3}, {"Last-Event-ID": "4"}, 5),
+        ({"after": 2, "lastEventId": 3}, {}, 4),
+        ({"after": 2}, {}, 3),
+        ({"lastEventId": 0, "after": 2}, {}, 1),
+    ):
+        text = httpx.get(url, params=params, headers=SSE | headers).text
+        assert re.findall(r"^id: (\d+)$", text, re.MULTILINE) == [str(number) for number in range(first, 7)]
 
 
 @pytest.mark.slow

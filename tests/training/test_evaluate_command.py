@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from service.cli import evaluate
 from tests.service.commands import assert_fits
-from tleg_core.description import Description, Measurement, Method, Provenance
+from tleg_core.description import MAX_DATA_SETS, Description, Measurement, Method, Provenance
 from tleg_core.designs.basis import Basis, basis_shapes
 from tleg_core.errors import TlegError
 from tleg_core.images import ImageSet, save_parquet
@@ -113,6 +113,19 @@ def test_a_plot_is_drawn_and_no_write_leaves_the_file(bench: Path) -> None:
     text = (bench / "depths.svg").read_text()
     assert all(f">{word}</text>" in text for word in ("a", "c", "bars-gene", "depth, blocks"))
     assert (bench / "gene.safetensors").read_bytes() == before
+
+
+def test_a_file_without_room_for_more_data_sets_is_told_first(bench: Path) -> None:
+    """Before anything is measured; a set that it has is measured again, and --no-write measures any."""
+    path = bench / "gene.safetensors"
+    names = ("a", *(f"set-{index}" for index in range(MAX_DATA_SETS - 1)))
+    accuracy = tuple(Measurement(depth=1, data_set=name, top1=0.125, images=8) for name in names)
+    Learngene.open(path).with_description(accuracy=accuracy).write(path)
+    refused = run(path, "--data", bench / "c.parquet")
+    assert "on 65 data sets, more than 64; --no-write" in str(refused.exception)
+    assert refused.stdout == ""
+    assert "bars-gene on c" in run(path, "--data", bench / "c.parquet", "--no-write").stdout
+    assert "accuracy written" in run(path, "--data", bench / "a.parquet").stderr
 
 
 def test_images_of_several_sizes_are_brought_to_the_networks(bench: Path, bars: ImageSet) -> None:

@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from dramatiq.broker import Consumer, MessageProxy
@@ -41,16 +42,34 @@ def test_each_absence_is_told_once_and_each_return(monkeypatch: pytest.MonkeyPat
     caplog.set_level(logging.INFO)
     looks = [True, False, False, False, True, True, False, True]
     recoveries: list[int] = []
-    consumer = queue._PatientConsumer(_Flaky(iter(looks)), lambda: True, 0.0, lambda: recoveries.append(1))
+    recover = partial(recoveries.append, 1)
+    consumer = queue._PatientConsumer(_Flaky(iter(looks)), lambda: True, 0.0, recover, queue._Absence())
     assert [next(consumer) for _ in looks] == [None] * len(looks)
     assert told(caplog) == ["queue_away", "queue_back"] * 2
     assert len(recoveries) == 4  # before each look that follows one that failed
 
 
+def test_one_of_several_consumers_tells(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever meets the absence first; and its end is told when all that met it have an answer again."""
+    monkeypatch.setattr(queue, "_AWAY_PAUSE_S", 0.0)
+    caplog.set_level(logging.INFO)
+    absence = queue._Absence()
+    one, other = (
+        queue._PatientConsumer(_Flaky(iter(looks)), lambda: True, 0.0, lambda: None, absence)
+        for looks in ([False, True, True], [True, False, True])
+    )
+    said = []
+    for consumer in (other, one, other, one, other, one):
+        next(consumer)
+        said.append(told(caplog))
+    assert said == [[], ["queue_away"], ["queue_away"], ["queue_away"], *2 * [["queue_away", "queue_back"]]]
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["free", "busy"])
 def test_a_worker_whose_redis_never_answers_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_open: bool
 ) -> None:
-    """However many queues its messages have."""
+    """However many queues its messages have, and though it fetches none while it has a job."""
     monkeypatch.setattr(queue, "_AWAY_PAUSE_S", 0.02)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # not listening: connections are refused
@@ -58,7 +77,7 @@ def test_a_worker_whose_redis_never_answers_says_so_once(
             f"redis://127.0.0.1:{nobody.getsockname()[1]}",
             lanes=list(Lane),
             heartbeat_s=1.0,
-            is_open=lambda: True,
+            is_open=lambda: is_open,
             handle=lambda _job: None,
         )
         reading.start()

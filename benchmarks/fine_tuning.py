@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from timm.data.loader import create_loader
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # as timm's own scripts import it
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import nn
 
@@ -167,7 +167,7 @@ class Timm:
             **common,
         )
         held_out = create_loader(
-            _Encoded(lesson.file.path, split.held_out.tolist()),  # type: ignore[arg-type]
+            _Encoded(lesson.file.path, split.held_out.tolist()),  # type: ignore[arg-type]  # as above
             batch_size=256,
             **common,
         )
@@ -186,7 +186,7 @@ class Timm:
             step_on_epochs=False,
             updates_per_epoch=len(train),
         )
-        loss_of: nn.Module = LabelSmoothingCrossEntropy(settings.label_smoothing)  # type: ignore[no-untyped-call]
+        loss_of: nn.Module = LabelSmoothingCrossEntropy(settings.label_smoothing)  # type: ignore[no-untyped-call]  # timm's
         autocast = settings.precision is Precision.BFLOAT16
         step, training_s, top1 = 0, 0.0, 0.0
         for _ in range(settings.epochs):

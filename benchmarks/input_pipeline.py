@@ -209,7 +209,7 @@ def _step_rate(architecture: str, bench: Bench, seconds: float) -> float:
     def train(_: int) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16):
             loss = torch.nn.functional.cross_entropy(network(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
         optimizer.zero_grad()
 

@@ -188,7 +188,7 @@ class _Form:
             "on_end": self._end,
         }
         try:
-            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # a plain dict of some of its names
         except FormParserError as error:
             raise DatasetRefusedError(f"the form cannot be read: {error}") from error
 

@@ -22,7 +22,7 @@ def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     own = [item for item in signature.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
     added = [_parameter(name, str(field.description)) for name, field in FineTuneSettingsBody.model_fields.items()]
-    command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]  # what `inspect` reads
     return command
 
 

@@ -32,7 +32,7 @@ class TarArchive:
     def __init__(self, path: Path, limits: Limits, *, gzipped: bool) -> None:
         self._limits = limits
         self._packed: IO[bytes] = path.open("rb")
-        self._stream: IO[bytes] = gzip.GzipFile(fileobj=self._packed) if gzipped else self._packed  # type: ignore[assignment]
+        self._stream: IO[bytes] = gzip.GzipFile(fileobj=self._packed) if gzipped else self._packed  # type: ignore[assignment]  # it reads like one
         self._gzipped = gzipped
         self._unpacked_bytes = 0
         self._left = 0  # bytes of the entry at hand, its padding included, that were not read

@@ -145,7 +145,7 @@ def add_job_routes(router: APIRouter, kind: JobKind, schema: Describe[JobResourc
                 "content": {_EVENT_STREAM: {"schema": {"type": "string"}}},
             },
             204: {"description": "A stream was asked for, and the job has ended and has no more events: do not reconnect."},
-            **problem_responses(404, 422, 503),
+            **problem_responses(404, 503),
         },
     )(list_events)
 

@@ -1,7 +1,7 @@
 """The OpenAPI document: FastAPI's own, without the 422 that it adds by itself to every route with a parameter.
 
-A route that can answer 422 says so, with the schema of a problem; those outside the API proper, which take any query, have
-nothing to refuse where only a path's text is read.
+The application gives the API's routes their own 422, with the schema of a problem: each refuses parameters that it does not
+know. Routes that take any query have nothing to refuse where only a path's text is read.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from service.api.query_names import query_names
 from service.api.schemas.members import MemberCosts
 from service.api.schemas.problems import ExceededLimit, FieldError, Problem
 from service.domain.errors import (
@@ -195,17 +194,8 @@ def _field_error(item: Mapping[str, Any], request: Request) -> FieldError:
     if location == ["body"] and "json" not in request.headers.get("content-type", ""):
         return FieldError(field="body", message="must be a JSON object, sent with Content-Type: application/json")
     inner = location[1:] if location[0] in ("body", "query", "path", "header") else location
-    return FieldError(field=".".join(inner) or location[0], message=_message(item, request))
-
-
-def _message(item: Mapping[str, Any], request: Request) -> str:
-    if item["type"] != "extra_forbidden":
-        return invalid_value_message(item)
-    if item["loc"][0] == "query":
-        if not item["loc"][1]:
-            return "has a parameter without a name"
-        return invalid_value_message(item, query_names(request.scope["route"]), noun="parameter")
-    return invalid_value_message(item, _fields_beside(request, item["loc"]))
+    known = _fields_beside(request, item["loc"]) if item["type"] == "extra_forbidden" else ()
+    return FieldError(field=".".join(inner) or location[0], message=invalid_value_message(item, known))
 
 
 def _fields_beside(request: Request, location: Sequence[int | str]) -> list[str]:

@@ -6,12 +6,13 @@ A misspelt `?dryrun=true` would otherwise make what it was to show only, and `?d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+
+from service.domain.invalid_value import unknown_name_message
 
 _MOST_NAMED = 50  # of those that are refused
 
@@ -24,23 +25,23 @@ async def refuse_odd_queries(request: Request) -> None:  # async, or it would be
     """
     if not request.scope["query_string"]:
         return
-    known = query_names(request.scope["route"])
+    known = set(_names(request.scope["route"].dependant))
     given = Counter(name for name, _ in request.query_params.multi_items())
-    unknown = [(name, "extra_forbidden") for name in given if name not in known]
-    repeated = [(name, "repeated") for name, times in given.items() if name in known and times > 1]
-    if odd := unknown + repeated:
+    odd = [name for name, times in given.items() if name not in known or times > 1]
+    if odd:
         raise RequestValidationError(
-            [{"type": kind, "loc": ("query", name), "msg": "is given more than once"} for name, kind in odd[:_MOST_NAMED]]
+            [{"type": "odd_query", "loc": ("query", name), "msg": _reason(name, known)} for name in odd[:_MOST_NAMED]]
         )
 
 
-def query_names(route: Any) -> frozenset[str]:
-    """Return the names that a route and what it depends on take in the query; none for a route that is not FastAPI's."""
-    dependant = getattr(route, "dependant", None)
-    return frozenset() if dependant is None else frozenset(_names(dependant))
+def _reason(name: str, known: Collection[str]) -> str:
+    if name in known:
+        return "is given more than once"
+    return unknown_name_message(name, known, noun="parameter") if name else "has a parameter without a name"
 
 
 def _names(dependant: Dependant) -> Iterator[str]:
+    """Yield the names that a route and what it depends on take in the query."""
     yield from (parameter.alias for parameter in dependant.query_params)
     for inner in dependant.dependencies:
         yield from _names(inner)

@@ -10,7 +10,7 @@ import typer
 from service.api.schemas.datasets import DatasetResource, DatasetSummary
 from service.cli import budget_options as options
 from service.cli.console import compact, err, out, print_facts, print_json, print_table, transfer_bar
-from service.cli.models import Url
+from service.cli.models import AfterOption, Url
 from service.client import Client
 from tleg_core.amount import amount
 
@@ -69,7 +69,7 @@ def get(url: Url, dataset_id: DatasetId, as_json: options.AsJson = False) -> Non
 def list_datasets(
     url: Url,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Data sets a page.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    after: AfterOption = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List data sets, newest first."""

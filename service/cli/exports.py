@@ -10,9 +10,18 @@ import typer
 from service.api.schemas.exports import ExportResource
 from service.cli import budget_options as options
 from service.cli.console import err, out, print_facts, print_json, short_time
-from service.cli.job_commands import JobCommands, JobId, StatusOption, add_job_commands, facts_after, facts_before
-from service.cli.models import ModelId, Url, download_export
-from service.client import Client, ClientError
+from service.cli.job_commands import (
+    JobCommands,
+    JobId,
+    LimitOption,
+    StatusOption,
+    add_job_commands,
+    facts_after,
+    facts_before,
+    no_result,
+)
+from service.cli.models import AfterOption, ModelId, Url, download_export
+from service.client import Client
 from service.domain.export import ExportFormat
 from service.domain.job import JobStatus
 from tleg_core.amount import amount
@@ -50,8 +59,8 @@ def create(
 @app.command("list")
 def list_exports(
     url: Url,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     status: StatusOption = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     as_json: options.AsJson = False,
@@ -74,7 +83,7 @@ def download(
     with Client(url) as client:
         job = client.get_export(job_id)
         if job.result is None:
-            raise ClientError(f"{job.id} is {job.status}; it has no result{'' if job.is_terminal else ' yet'}")
+            raise no_result(job)
         download_export(client, job.model, output, job.format)
 
 

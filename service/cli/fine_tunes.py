@@ -14,13 +14,15 @@ from service.cli.console import compact, err, out, percent, print_facts, print_j
 from service.cli.job_commands import (
     JobCommands,
     JobId,
+    LimitOption,
     StatusOption,
     add_job_commands,
     epochs_and_top1,
     facts_before,
+    no_result,
     progress_facts,
 )
-from service.cli.models import Url, download_weights
+from service.cli.models import AfterOption, Url, download_weights
 from service.cli.setting_options import option_error, parse_settings, with_setting_options
 from service.client import Client, ClientError
 from tleg_core.budget import Objective
@@ -110,8 +112,8 @@ def create(
 @app.command("list")
 def list_fine_tunes(
     url: Url,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     status: StatusOption = None,
     model: Annotated[str | None, typer.Option(help="Only jobs that start from this model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this data set.")] = None,
@@ -150,7 +152,7 @@ def download(
     with Client(url) as client:
         job = client.get_fine_tune(job_id)
         if job.result is None:
-            raise ClientError(f"{job.id} is {job.status}; it has no result{'' if job.is_terminal else ' yet'}")
+            raise no_result(job)
         download_weights(client, job.result.model, output)
 
 

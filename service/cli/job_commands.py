@@ -8,15 +8,12 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from service.api.schemas.exports import ExportResource
-from service.api.schemas.fine_tunes import FineTuneResource
 from service.api.schemas.jobs import JobResource, RunResource
-from service.api.schemas.trainings import TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import compact, err, local_time, out, percent, print_facts, print_json, print_table
-from service.cli.job_watch import watch_job
+from service.cli.job_watch import JobT, watch_job
 from service.cli.models import Url
-from service.client import Client
+from service.client import Client, ClientError
 from service.domain.job import JobStatus
 from tleg_core.amount import amount
 
@@ -26,7 +23,7 @@ JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 StatusOption = Annotated[
     JobStatus | None, typer.Option(metavar="STATUS", help=f"Only jobs of this status: {', '.join(JobStatus)}.")
 ]
-JobT = TypeVar("JobT", FineTuneResource, TrainingResource, ExportResource)
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")]
 JobT_co = TypeVar("JobT_co", bound=JobResource, covariant=True)
 
 
@@ -149,6 +146,11 @@ def add_job_commands(app: typer.Typer, jobs: JobCommands[JobT]) -> None:
     held = "it saves its state first" if jobs.trains else "if it runs, it begins again then"
     app.command("pause", help=f"Hold {one} until it is resumed; {held}.")(pause)
     app.command("resume", help=f"Go on with {one} that was paused.")(resume)
+
+
+def no_result(job: JobResource) -> ClientError:
+    """Return the error for who asks for the result of a job that has none."""
+    return ClientError(f"{job.id} is {job.status}; it has no result{'' if job.is_terminal else ' yet'}")
 
 
 def facts_before(job: JobResource) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ _MEMBERS_SHOWN = 3  # in one line
 
 
 EntryT = TypeVar("EntryT")
+AnyJob = FineTuneResource | TrainingResource | ExportResource
 JobT = TypeVar("JobT", FineTuneResource, TrainingResource, ExportResource)
 
 
@@ -46,7 +47,7 @@ def watch_job(client: Client, job: JobT, *, as_json: bool = False) -> JobT:
 class _Display:
     """What is on the screen of a job: fed by its events."""
 
-    def __init__(self, job: FineTuneResource | TrainingResource | ExportResource, *, quiet: bool) -> None:
+    def __init__(self, job: AnyJob, *, quiet: bool) -> None:
         self._job = job
         self._lines = not quiet and not out.is_terminal
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), _facts_column())
@@ -128,7 +129,7 @@ class _Display:
         self._bar.__exit__(kind, error, trace)
 
 
-def _extent(job: FineTuneResource | TrainingResource | ExportResource) -> tuple[int, int]:
+def _extent(job: AnyJob) -> tuple[int, int]:
     """Return the images a step and the epochs; of an export, which has none, zeros."""
     if isinstance(job, ExportResource):
         return 0, 0

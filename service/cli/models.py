@@ -29,6 +29,7 @@ Url = Annotated[
         help="The server's address.", default_factory=lambda: ClientSettings().url, show_default="TLEG_URL, or 127.0.0.1:8000"
     ),
 ]
+AfterOption = Annotated[str | None, typer.Option(help="Go on after this id.")]
 ModelId = Annotated[str, typer.Argument(help="The model's id, m-….", show_default=False)]
 
 
@@ -93,7 +94,7 @@ def create(
 def list_models(
     url: Url,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Models a page.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    after: AfterOption = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List models, newest first."""

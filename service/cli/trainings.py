@@ -12,8 +12,16 @@ from pydantic import ValidationError
 from service.api.schemas.trainings import TrainingBody, TrainingResource
 from service.cli import budget_options as options
 from service.cli.console import err, out, percent, print_facts, print_json
-from service.cli.job_commands import JobCommands, StatusOption, add_job_commands, epochs_and_top1, facts_before, progress_facts
-from service.cli.models import Url
+from service.cli.job_commands import (
+    JobCommands,
+    LimitOption,
+    StatusOption,
+    add_job_commands,
+    epochs_and_top1,
+    facts_before,
+    progress_facts,
+)
+from service.cli.models import AfterOption, Url
 from service.client import Client
 from service.domain.invalid_value import invalid_value_message
 from tleg_core.config_section import parse_overrides
@@ -115,8 +123,8 @@ def create(
 @app.command("list")
 def list_trainings(
     url: Url,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs a page.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this id.")] = None,
+    limit: LimitOption = 20,
+    after: AfterOption = None,
     status: StatusOption = None,
     teacher: Annotated[str | None, typer.Option(help="Only jobs that learn from this model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only jobs on this data set.")] = None,

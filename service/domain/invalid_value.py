@@ -26,20 +26,22 @@ _ECHOED = frozenset(
 )
 
 
-def invalid_value_message(item: Mapping[str, Any], known: Collection[str] = (), *, noun: str = "field") -> str:
-    """Return what is wrong, of one item of a `ValidationError`; `known` are the names of the fields where it stands.
-
-    `noun` is what such a field is called where it stands.
-    """
+def invalid_value_message(item: Mapping[str, Any], known: Collection[str] = ()) -> str:
+    """Return what is wrong, of one item of a `ValidationError`; `known` are the names of the fields where it stands."""
     message = str(item["msg"])
     if item["type"] == "extra_forbidden":
-        close = get_close_matches(str(item["loc"][-1])[:80], known, n=1)
-        message = f"is no {noun} here{f'; did you mean `{close[0]}`?' if close else ''}"
+        message = unknown_name_message(str(item["loc"][-1]), known)
     elif item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
     elif item["type"] in _ECHOED:
         message += _echo(item.get("input"), quoted=item["type"] in ("enum", "literal_error"))
     return message[:_MOST_CHARACTERS]
+
+
+def unknown_name_message(name: str, known: Collection[str], *, noun: str = "field") -> str:
+    """Return what is wrong with a name that is none of the known ones, and which of these may be meant."""
+    close = get_close_matches(name[:80], known, n=1)
+    return f"is no {noun} here{f'; did you mean `{close[0]}`?' if close else ''}"
 
 
 def _echo(value: object, *, quoted: bool) -> str:

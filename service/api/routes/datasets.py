@@ -78,7 +78,7 @@ _UPLOAD: dict[str, Any] = {
     responses={
         200: {"model": DatasetResource, "description": "The same images in the same classes were there already."},
         201: {"headers": {"Location": {"description": "The data set's path.", "schema": {"type": "string"}}}},
-        **problem_responses(400, 408, 413, 415, 422, 503, 507),
+        **problem_responses(400, 408, 413, 415, 503, 507),
     },
 )
 async def upload_dataset(request: Request, resources: ResourcesDep, name: Name = None) -> Response:
@@ -107,7 +107,7 @@ async def upload_dataset(request: Request, resources: ResourcesDep, name: Name =
     )
 
 
-@router.get("", summary="List data sets", responses=problem_responses(422, 503))
+@router.get("", summary="List data sets", responses=problem_responses(503))
 async def list_datasets(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> DatasetList:
     """Return data sets, newest first, without their classes."""
     page = await resources.datasets.page(limit=limit, after=after)

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/exports", tags=["exports"])
 ModelQuery = Annotated[str | None, Query(max_length=64, description="Only jobs of this model.")]
 
 
-@router.get("", summary="List exports", responses=problem_responses(422, 503))
+@router.get("", summary="List exports", responses=problem_responses(503))
 async def list_exports(
     *,
     resources: ResourcesDep,

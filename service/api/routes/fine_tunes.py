@@ -25,7 +25,7 @@ ModelQuery = Annotated[str | None, Query(max_length=64, description="Only jobs t
     status_code=202,
     summary="Fine-tune a model",
     response_model=FineTuneResource,
-    responses={202: {"headers": ACCEPTED_HEADERS}, **problem_responses(400, 413, 422, 503)},
+    responses={202: {"headers": ACCEPTED_HEADERS}, **problem_responses(400, 413, 503)},
 )
 async def create_fine_tune(resources: ResourcesDep, body: FineTuneBody, idempotency: IdempotencyHeader = None) -> Response:
     """Accept a job. It is durable when the answer is sent; a worker takes it when one is free.
@@ -36,7 +36,7 @@ async def create_fine_tune(resources: ResourcesDep, body: FineTuneBody, idempote
     return accepted(FineTuneResource.of(job))
 
 
-@router.get("", summary="List fine-tunes", responses=problem_responses(422, 503))
+@router.get("", summary="List fine-tunes", responses=problem_responses(503))
 async def list_fine_tunes(
     *,
     resources: ResourcesDep,

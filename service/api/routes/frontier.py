@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 
 from service.api.dependencies import ResourcesDep
 from service.api.schemas.members import MeasuredMember
-from service.api.schemas.problems import problem_responses
 from service.domain.catalogue import Catalogue
 from tleg_core.budget import measured_data_sets, not_measured
 from tleg_core.errors import ConfigError
@@ -29,7 +28,7 @@ class Frontier(BaseModel):
     has_more: Literal[False] = Field(False, description="Always false: all of it is here.")
 
 
-@router.get("/frontier", summary="The Pareto front", responses=problem_responses(422))
+@router.get("/frontier", summary="The Pareto front")
 async def get_frontier(
     resources: ResourcesDep,
     data_set: Annotated[

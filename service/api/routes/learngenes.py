@@ -57,7 +57,7 @@ _UPLOAD: dict[str, Any] = {
     responses={
         200: {"model": LearngeneResource, "description": "The name was there: with the same file, or with one that made way."},
         201: {"headers": {"Location": {"description": "The learngene's path.", "schema": {"type": "string"}}}},
-        **problem_responses(400, 408, 409, 413, 415, 422, 503, 507),
+        **problem_responses(400, 408, 409, 413, 415, 503, 507),
     },
 )
 async def publish_learngene(request: Request, resources: ResourcesDep, replace: Replace = False) -> Response:
@@ -93,7 +93,7 @@ async def publish_learngene(request: Request, resources: ResourcesDep, replace: 
     return answer
 
 
-@router.get("", summary="List learngenes", response_model=LearngeneList, responses=problem_responses(422))
+@router.get("", summary="List learngenes", response_model=LearngeneList)
 async def list_learngenes(resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None) -> Response:
     """Return the learngenes by name, each with every member's costs and measured accuracy.
 

@@ -37,7 +37,7 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 _WEIGHTS_ANSWERS: dict[int | str, dict[str, Any]] = file_responses() | {
     202: {"model": ExportResource, "description": "A worker makes the file; this is the job.", "headers": ACCEPTED_HEADERS},
-    **problem_responses(409, 422),
+    **problem_responses(409),
 }
 
 FormatQuery = Annotated[WeightsFormat, Query(alias="format", description="The form of the file.")]
@@ -59,7 +59,7 @@ DryRun = Annotated[bool, Query(description="Only say what one would get; nothing
             "description": "The model is recorded, and `fine_tune` is the job that fine-tunes it.",
             "headers": ACCEPTED_HEADERS,
         },
-        **problem_responses(400, 413, 422, 503),
+        **problem_responses(400, 413, 503),
     },
 )
 async def create_model(
@@ -79,7 +79,7 @@ async def create_model(
     return _json(created, status, {"Location": created.links["self"]})
 
 
-@router.post("/batch", summary="Create several models", responses=problem_responses(400, 413, 422, 503))
+@router.post("/batch", summary="Create several models", responses=problem_responses(400, 413, 503))
 async def create_models(
     resources: ResourcesDep, body: BatchBody, dry_run: DryRun = False, idempotency: IdempotencyHeader = None
 ) -> BatchList:
@@ -98,7 +98,7 @@ async def create_models(
     return BatchList(data=results, has_more=False)
 
 
-@router.get("", summary="List models", responses=problem_responses(422, 503))
+@router.get("", summary="List models", responses=problem_responses(503))
 async def list_models(
     resources: ResourcesDep, limit: LimitQuery = 20, after: AfterQuery = None, kind: KindQuery = None
 ) -> ModelList:
@@ -146,7 +146,7 @@ async def download_model(
     responses={
         200: {"model": ExportResource, "description": "The file is there already, and `result` describes it."},
         202: {"headers": ACCEPTED_HEADERS},
-        **problem_responses(400, 404, 413, 422, 503),
+        **problem_responses(400, 404, 413, 503),
     },
 )
 async def export_model(resources: ResourcesDep, model_id: ModelId, body: ExportBody) -> Response:

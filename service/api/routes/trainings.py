@@ -25,7 +25,7 @@ TeacherQuery = Annotated[str | None, Query(max_length=64, description="Only jobs
     status_code=202,
     summary="Train a learngene",
     response_model=TrainingResource,
-    responses={202: {"headers": ACCEPTED_HEADERS}, **problem_responses(400, 409, 413, 422, 503)},
+    responses={202: {"headers": ACCEPTED_HEADERS}, **problem_responses(400, 409, 413, 503)},
 )
 async def create_training(resources: ResourcesDep, body: TrainingBody, idempotency: IdempotencyHeader = None) -> Response:
     """Accept a job. It is durable when the answer is sent; a worker takes it when one is free.
@@ -37,7 +37,7 @@ async def create_training(resources: ResourcesDep, body: TrainingBody, idempoten
     return accepted(TrainingResource.of(job))
 
 
-@router.get("", summary="List trainings", responses=problem_responses(422, 503))
+@router.get("", summary="List trainings", responses=problem_responses(503))
 async def list_trainings(
     *,
     resources: ResourcesDep,
